@@ -1,0 +1,27 @@
+"""Boxes as cxcywh and xyxy, and their overlap."""
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """`[..., 4]` centre and size -> `[..., 4]` corners."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalized IoU (Rezatofighi et al. 2019, algorithm 1) of boxes that broadcast against each other.
+
+    Args:
+        a: `[..., 4]` xyxy.
+        b: `[..., 4]` xyxy.
+
+    Returns:
+        `[...]`, in -1..1.
+    """
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    outer = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0)
+    overlap, hull = inner.prod(-1), outer.prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
+    return overlap / union - (hull - union) / hull

@@ -1,0 +1,192 @@
+"""Transformer layers that take their widths: the dense layer is the one whose widths are full."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS = {"prelu": nn.PReLU, "relu": nn.ReLU, "gelu": nn.GELU}
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; `[..., in_dim]` -> `[..., out_dim]`."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, depth: int) -> None:
+        super().__init__()
+        dims = [in_dim] + [hidden_dim] * (depth - 1) + [out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over projected queries, keys and values, and its output projection.
+
+    Args:
+        width: value channels over all heads; a multiple of `heads`.
+        heads: number of heads.
+        out_dim: channels of the result.
+    """
+
+    def __init__(self, width: int, heads: int, out_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.out_proj = nn.Linear(width, out_dim)
+
+    def split(self, x: Tensor) -> Tensor:
+        """`[B, N, width]` -> `[B, heads, N, width / heads]`."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """q `[B, heads, N, e]`, k `[B, heads, M, e]`, v `[B, heads, M, d]` -> `[B, N, out_dim]`.
+
+        The softmax scale is 1 / sqrt(e). `mask` is True where a query may look, broadcast to `[B, heads, N, M]`.
+        """
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(x.transpose(1, 2).flatten(2))  # [B, N, heads * d] -> [B, N, out_dim]
+
+
+class PackedSelfAttention(Attention):
+    """Self-attention whose three input projections are one stacked tensor, as in `torch.nn.MultiheadAttention`."""
+
+    def __init__(self, dim: int, width: int, heads: int) -> None:
+        super().__init__(width, heads, dim)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+
+    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+        """x, pos `[B, N, dim]` -> `[B, N, dim]`; positions go to queries and keys only."""
+        width = self.out_proj.in_features
+        qk_weight, v_weight = self.in_proj_weight.split((2 * width, width))
+        qk_bias, v_bias = self.in_proj_bias.split((2 * width, width))
+        q, k = F.linear(x + pos, qk_weight, qk_bias).chunk(2, dim=-1)
+        v = F.linear(x, v_weight, v_bias)
+        return self.attend(self.split(q), self.split(k), self.split(v), mask)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and FFN, each followed by a residual and a LayerNorm (post-norm).
+
+    Args:
+        dim: channels of the tokens.
+        heads: attention heads.
+        attn_width: attention channels over all heads (`dim` when dense).
+        ffn_width: hidden channels of the FFN.
+        activation: a name of `ACTIVATIONS`.
+        dropout: dropout probability.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, attn_width: int, ffn_width: int, activation: str = "prelu", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.self_attn = PackedSelfAttention(dim, attn_width, heads)
+        self.linear1 = nn.Linear(dim, ffn_width)
+        self.linear2 = nn.Linear(ffn_width, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+        """x, pos `[B, N, dim]`, mask broadcast to `[B, heads, N, N]` (True: may look) -> `[B, N, dim]`."""
+        x = self.norm1(x + self.dropout(self.self_attn(x, pos, mask)))
+        hidden = self.dropout(self.activation(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, conditional cross-attention and FFN of DAB-DETR (section 4.1 and figure 5), post-norm.
+
+    Args:
+        dim: channels of the queries and of the memory.
+        heads: attention heads.
+        self_width: self-attention channels over all heads (`dim` when dense).
+        cross_width: cross-attention channels over all heads; each has a content and a position part in q and k.
+        ffn_width: hidden channels of the FFN.
+        first: the first decoder layer also projects the query position into the cross-attention's content part.
+        activation: a name of `ACTIVATIONS`.
+        dropout: dropout probability.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        self_width: int,
+        cross_width: int,
+        ffn_width: int,
+        first: bool,
+        activation: str = "prelu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.sa_qcontent_proj = nn.Linear(dim, self_width)
+        self.sa_qpos_proj = nn.Linear(dim, self_width)
+        self.sa_kcontent_proj = nn.Linear(dim, self_width)
+        self.sa_kpos_proj = nn.Linear(dim, self_width)
+        self.sa_v_proj = nn.Linear(dim, self_width)
+        self.self_attn = Attention(self_width, heads, dim)
+        self.norm1 = nn.LayerNorm(dim)
+
+        self.ca_qcontent_proj = nn.Linear(dim, cross_width)
+        self.ca_qpos_proj = nn.Linear(dim, cross_width) if first else None
+        self.ca_kcontent_proj = nn.Linear(dim, cross_width)
+        self.ca_kpos_proj = nn.Linear(dim, cross_width)
+        self.ca_v_proj = nn.Linear(dim, cross_width)
+        self.ca_qpos_sine_proj = nn.Linear(dim, cross_width)
+        self.cross_attn = Attention(cross_width, heads, dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+        self.linear1 = nn.Linear(dim, ffn_width)
+        self.linear2 = nn.Linear(ffn_width, dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        *,
+        pos: Tensor,
+        query_pos: Tensor,
+        query_sine: Tensor,
+        self_mask: Tensor | None,
+        memory_mask: Tensor | None,
+    ) -> Tensor:
+        """One round of the queries over the memory.
+
+        Args:
+            x: queries' content `[B, N, dim]`.
+            memory: `[B, M, dim]`.
+            pos: position embedding of the memory `[B, M, dim]`.
+            query_pos: learned embedding of the queries' boxes `[B, N, dim]`.
+            query_sine: modulated sine embedding of the queries' centres `[B, N, dim]`.
+            self_mask: `[N, N]` bool, True where a query may look at another; None: everywhere.
+            memory_mask: broadcast to `[B, heads, N, M]`, True where the memory is image; None: everywhere.
+
+        Returns:
+            `[B, N, dim]`.
+        """
+        q = self.sa_qcontent_proj(x) + self.sa_qpos_proj(query_pos)
+        k = self.sa_kcontent_proj(x) + self.sa_kpos_proj(query_pos)
+        heads = self.self_attn
+        attended = heads.attend(heads.split(q), heads.split(k), heads.split(self.sa_v_proj(x)), self_mask)
+        x = self.norm1(x + self.dropout(attended))
+
+        q, k, k_pos = self.ca_qcontent_proj(x), self.ca_kcontent_proj(memory), self.ca_kpos_proj(pos)
+        if self.ca_qpos_proj is not None:
+            q, k = q + self.ca_qpos_proj(query_pos), k + k_pos
+        heads = self.cross_attn
+        q = torch.cat((heads.split(q), heads.split(self.ca_qpos_sine_proj(query_sine))), dim=-1)  # [B, h, N, 2w/h]
+        k = torch.cat((heads.split(k), heads.split(k_pos)), dim=-1)  # [B, h, M, 2w/h]
+        attended = heads.attend(q, k, heads.split(self.ca_v_proj(memory)), memory_mask)
+        x = self.norm2(x + self.dropout(attended))
+
+        hidden = self.dropout(self.activation(self.linear1(x)))
+        return self.norm3(x + self.dropout(self.linear2(hidden)))

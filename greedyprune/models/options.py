@@ -1,0 +1,104 @@
+"""What a detector is built from; stored with every checkpoint."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from greedyprune.cfgs import Cfgs, full_cfgs
+from greedyprune.errors import UserError
+from greedyprune.models.backbone import BACKBONES
+from greedyprune.models.layers import ACTIVATIONS
+
+
+@dataclass(frozen=True)
+class DNDETROptions:
+    """Options of DN-DETR; the defaults are the published R50 model's.
+
+    Attributes:
+        num_classes: labels; 91 for COCO's own category ids.
+        backbone: resnet18, resnet34, resnet50, resnet101 or small.
+        dilation: stride 16 instead of 32 in the backbone's last stage (DC5).
+        freeze_norm: keep the small backbone's batch norm statistics while training; ResNets are always frozen.
+        hidden_dim: channels of the Transformer's tokens; the full attention width.
+        heads: attention heads.
+        enc_layers: encoder layers.
+        dec_layers: decoder layers.
+        ffn_dim: full FFN width.
+        num_queries: anchors.
+        num_patterns: learned content patterns paired with every anchor; 0: none.
+        activation: prelu, relu or gelu.
+        temperature_h: temperature of the image's position embedding along y.
+        temperature_w: the same along x.
+        dropout: dropout in the Transformer.
+        random_refpoints_xy: spread the anchors' centres evenly at random and keep them fixed.
+    """
+
+    num_classes: int = 91
+    backbone: str = "resnet50"
+    dilation: bool = False
+    freeze_norm: bool = False
+    hidden_dim: int = 256
+    heads: int = 8
+    enc_layers: int = 6
+    dec_layers: int = 6
+    ffn_dim: int = 2048
+    num_queries: int = 300
+    num_patterns: int = 0
+    activation: str = "prelu"
+    temperature_h: float = 20.0
+    temperature_w: float = 20.0
+    dropout: float = 0.0
+    random_refpoints_xy: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "hidden_dim", "heads", "enc_layers", "dec_layers", "ffn_dim", "num_queries"):
+            if getattr(self, name) < 1:
+                raise UserError(f"option {name} is {getattr(self, name)}, it must be at least 1")
+        if self.num_patterns < 0:
+            raise UserError(f"option num_patterns is {self.num_patterns}, it must be at least 0")
+        if self.hidden_dim % self.heads or self.hidden_dim % 4:
+            raise UserError(
+                f"option hidden_dim {self.hidden_dim} is not a multiple of both the {self.heads} heads and 4"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"option activation {self.activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+        if self.backbone not in BACKBONES:
+            raise UserError(f"option backbone {self.backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"option dropout is {self.dropout}, it must be at least 0 and below 1")
+
+    def dense_cfgs(self) -> Cfgs:
+        """Full widths for every site."""
+        return full_cfgs(self.enc_layers, self.dec_layers, self.hidden_dim, self.ffn_dim)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DNDETROptions":
+        """Options by name.
+
+        Raises:
+            UserError: a name that is not an option.
+        """
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UserError(f"model option {name!r} is unknown; the options are {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a detector's labels mean and how its images are fed.
+
+    Attributes:
+        class_names: a name for every label; may be empty.
+        category_ids: the data set's category id of every label; may be empty (labels are the ids).
+        short_side: images are resized so that their short side has this many pixels,
+        long_side: and their long side at most this many.
+    """
+
+    class_names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+    short_side: int = 800
+    long_side: int = 1333

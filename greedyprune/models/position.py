@@ -1,0 +1,47 @@
+"""Sine embeddings of positions in the image and of boxes."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _sine(position: Tensor, dims: int, temperature: float) -> Tensor:
+    """Interleaved sines and cosines: `[...]` in radians -> `[..., dims]` ("Attention is all you need", 3.5)."""
+    exponent = torch.arange(dims, dtype=torch.float32, device=position.device).div(2, rounding_mode="floor") * 2 / dims
+    angle = position[..., None] / temperature**exponent
+    return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)  # [..., dims]
+
+
+def image_positions(mask: Tensor, dims: int, temperature_h: float, temperature_w: float) -> Tensor:
+    """Position embedding of every cell of a feature map (DAB-DETR, section 4.4: its temperatures are 20).
+
+    Args:
+        mask: `[B, h, w]` bool, True at padding.
+        dims: channels of the result; an even half goes to y, the other to x.
+        temperature_h: temperature of the y half.
+        temperature_w: temperature of the x half.
+
+    Returns:
+        `[B, h * w, dims]` float32, rows of the map one after another.
+    """
+    valid = (~mask).float()
+    y, x = valid.cumsum(1), valid.cumsum(2)
+    y = y / (y[:, -1:, :] + 1e-6) * 2 * math.pi
+    x = x / (x[:, :, -1:] + 1e-6) * 2 * math.pi
+    position = torch.cat((_sine(y, dims // 2, temperature_h), _sine(x, dims // 2, temperature_w)), dim=-1)
+    return position.flatten(1, 2)  # [B, h * w, dims]
+
+
+def box_positions(boxes: Tensor, dims: int) -> Tensor:
+    """Sine embedding of boxes as `(y, x, w, h)`, `dims` channels each (DAB-DETR, section 4.2).
+
+    Args:
+        boxes: `[..., 4]` cxcywh in 0..1.
+        dims: channels for each of the four numbers.
+
+    Returns:
+        `[..., 4 * dims]` float32.
+    """
+    embedded = _sine(boxes.float()[..., [1, 0, 2, 3]] * 2 * math.pi, dims, 10000.0)  # [..., 4, dims]
+    return embedded.flatten(-2)
