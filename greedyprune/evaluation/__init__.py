@@ -1,1 +1,25 @@
+"""How well a detector detects, and what it costs."""
 
+from greedyprune.evaluation.ap import coco_ap
+from greedyprune.evaluation.detections import Detections
+from greedyprune.evaluation.draw import draw_detections, draw_pairs
+from greedyprune.evaluation.evaluate import EvalResult, evaluate, subset_ids
+from greedyprune.evaluation.predict import predict, predict_detections
+from greedyprune.evaluation.profile import count_flops, count_parameters, measure_latency
+from greedyprune.evaluation.vectorized import CocoEvaluator
+
+__all__ = [
+    "CocoEvaluator",
+    "Detections",
+    "EvalResult",
+    "coco_ap",
+    "count_flops",
+    "count_parameters",
+    "draw_detections",
+    "draw_pairs",
+    "evaluate",
+    "measure_latency",
+    "predict",
+    "predict_detections",
+    "subset_ids",
+]

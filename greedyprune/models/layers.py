@@ -60,7 +60,7 @@ class PackedSelfAttention(Attention):
 
     def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
         """x, pos `[B, N, dim]` -> `[B, N, dim]`; positions go to queries and keys only."""
-        width = self.out_proj.in_features
+        width = self.out_proj.weight.shape[1]
         qk_weight, v_weight = self.in_proj_weight.split((2 * width, width))
         qk_bias, v_bias = self.in_proj_bias.split((2 * width, width))
         q, k = F.linear(x + pos, qk_weight, qk_bias).chunk(2, dim=-1)

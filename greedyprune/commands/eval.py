@@ -1,0 +1,80 @@
+"""`tools/eval.py`: how well a detector detects, and what it costs."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from greedyprune.cli import (
+    Parser,
+    add_data_arguments,
+    add_device_arguments,
+    add_model_arguments,
+    open_dataset,
+    open_model,
+    share,
+    whole_number,
+)
+from greedyprune.evaluation.draw import draw_pairs
+from greedyprune.evaluation.evaluate import evaluate, subset_ids
+from greedyprune.report import print_evaluation, progress_bar
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `tools/eval.py`."""
+    parser = Parser(
+        "Evaluate a detector: the twelve COCO numbers (pycocotools), the AP of every class, and parameters, "
+        "multiply-adds and latency of the model and of its Transformer alone."
+    )
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    add_device_arguments(parser)
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--split", choices=("val", "train"), default="val", help="images to evaluate on")
+    group.add_argument(
+        "--eval_images", type=whole_number(0), default=0, metavar="N", help="evaluate on N of them only; 0: all"
+    )
+    group.add_argument("--seed", type=int, default=0, help="chooses the images of --eval_images")
+    group.add_argument(
+        "--latency_runs", type=whole_number(0), default=20, metavar="N", help="timed forward passes; 0: none"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print one JSON object on stdout, and nothing else there")
+    group.add_argument("--draw", type=Path, metavar="DIR", help="write pictures of detections beside the ground truth")
+    group.add_argument("--draw_images", type=whole_number(1), default=16, metavar="N", help="how many pictures")
+    group.add_argument("--draw_score", type=share, default=0.3, metavar="S", help="lowest score that is drawn")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate as the arguments say, and print the result.
+
+    Raises:
+        UserError: see `open_model`, `open_dataset` and `evaluate`.
+    """
+    args = parser().parse_args(argv)
+    model = open_model(args)
+    dataset = open_dataset(args, model, args.split)
+    if args.draw is not None:
+        args.draw.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is better known now
+    result = evaluate(
+        model,
+        dataset,
+        images=args.eval_images,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        amp=args.amp,
+        latency_runs=args.latency_runs,
+        progress=progress_bar("evaluate"),
+    )
+    if args.json:
+        print(json.dumps(result.to_json(), allow_nan=False))
+    else:
+        print_evaluation(result)
+    if args.draw is not None:
+        chosen = subset_ids(dataset.image_ids, args.eval_images, args.seed)[: args.draw_images]
+        drawn = draw_pairs(dataset, result.detections, chosen, args.draw, min_score=args.draw_score)
+        print(f"{len(drawn)} pictures in {args.draw}", file=sys.stderr)
+    return 0

@@ -1,0 +1,83 @@
+"""A detector's answers for the images of a loader."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from greedyprune.errors import UserError
+from greedyprune.evaluation.detections import Detections
+from greedyprune.models import DNDETR, postprocess
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+
+
+def autocast(device: torch.device | str, amp: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision for a forward pass.
+
+    Args:
+        device: where the model is.
+        amp: `bf16`, `fp16`, or None or `none` for the model's own precision.
+    """
+    if amp is None or amp == "none":
+        return contextlib.nullcontext()
+    if amp not in AMP_DTYPES:
+        raise UserError(f"--amp {amp!r} is unknown; choose one of none, {', '.join(AMP_DTYPES)}")
+    return torch.autocast(torch.device(device).type, dtype=AMP_DTYPES[amp])
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and without gradients; afterwards its mode is what it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def predict_detections(
+    model: DNDETR,
+    loader: Iterable[Batch],
+    device: torch.device | str = "cpu",
+    top_k: int = 100,
+    amp: str | None = None,
+) -> Detections:
+    """Run a detector over a loader.
+
+    Args:
+        model: a detector on `device`; its `info.category_ids` say what its labels are.
+        loader: batches of normalised images `[3, h, w]` and targets with `image_id` and `size` (height, width of the
+            original image in pixels).
+        device: where the model is.
+        top_k: best (query, class) pairs for each image.
+        amp: see `autocast`.
+
+    Returns:
+        Detections in the original images' pixels, in the loader's order, best score first within an image.
+    """
+    parts = []
+    with evaluating(model), autocast(device, amp):
+        for images, targets in loader:
+            outputs = model([image.to(device, non_blocking=True) for image in images])
+            results = postprocess(outputs, torch.stack([target["size"] for target in targets]), top_k)
+            image_ids = [int(target["image_id"]) for target in targets]
+            parts.append(Detections.from_results(results, image_ids, model.info.category_ids))
+    return Detections.concat(parts)
+
+
+def predict(
+    model: DNDETR,
+    loader: Iterable[Batch],
+    device: torch.device | str = "cpu",
+    top_k: int = 100,
+    amp: str | None = None,
+) -> list[dict[str, Any]]:
+    """`predict_detections` as COCO result rows."""
+    return predict_detections(model, loader, device, top_k, amp).rows()

@@ -1,0 +1,111 @@
+"""From kept sets to a slim model, without changing what it computes (DESIGN law 1)."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from greedyprune.models.dn_detr import DNDETR
+from greedyprune.pruning.kept import check_kept, kept_cfgs
+from greedyprune.pruning.sites import Site, Slice, list_sites
+
+
+def slim_tensors(site: Site, state: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
+    """The site's tensors without its pruned channels.
+
+    A slim head scales its logits by 1 / sqrt(its own width), so the dense head's scale is folded into the weights that
+    make queries: they are multiplied by sqrt(slim width / dense width).
+
+    Args:
+        site: the site, with the width that `state` has.
+        state: tensors by name.
+        kept: ascending channels.
+
+    Returns:
+        New tensors by name.
+    """
+    index = torch.as_tensor(kept, device=state[site.slices[0].name].device)
+    scale = math.sqrt(len(kept) / site.width)
+    return {part.name: _select(state[part.name], part, site.width, index, scale) for part in site.slices}
+
+
+def _select(tensor: Tensor, part: Slice, width: int, index: Tensor, scale: float) -> Tensor:
+    blocks = tensor.detach().movedim(part.dim, 0).unflatten(0, (part.blocks, width))  # [blocks, width, ...]
+    chosen = blocks.index_select(1, index)  # [blocks, kept, ...]
+    if part.query_block is not None:
+        chosen[part.query_block] *= scale
+    return chosen.flatten(0, 1).movedim(0, part.dim).contiguous()
+
+
+@contextmanager
+def slim_site(model: DNDETR, site: Site, kept: Sequence[int]) -> Iterator[None]:
+    """The site slim inside the model, in place; its full tensors are back afterwards.
+
+    Everything that reads shapes from tensors (running, counting parameters and multiply-adds) sees the slim site.
+    """
+    full = {part.name: model.get_parameter(part.name) for part in site.slices}
+    shrink_site(model, site, kept)
+    try:
+        yield
+    finally:
+        for name, parameter in full.items():
+            _set_parameter(model, name, parameter)
+
+
+def shrink_site(model: DNDETR, site: Site, kept: Sequence[int]) -> None:
+    """Make the site slim inside the model, for good; the model's `cfgs` keep telling its first shape."""
+    state = {part.name: model.get_parameter(part.name) for part in site.slices}
+    for name, tensor in slim_tensors(site, state, kept).items():
+        _set_parameter(model, name, nn.Parameter(tensor, requires_grad=state[name].requires_grad))
+
+
+def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, parameter)
+
+
+def transplant(model: DNDETR, kept: Mapping[str, Sequence[int]]) -> DNDETR:
+    """A slim model with the surviving weights.
+
+    Args:
+        model: the dense model, or one that is already slim; it is not changed.
+        kept: site name -> channels of that site in `model`; a site that is not named stays as it is.
+
+    Returns:
+        A new model on the same device, in the same mode, that answers as the masked one does.
+
+    Raises:
+        UserError: kept sets that do not fit the model.
+    """
+    state = dict(model.state_dict())
+    sites = {site.name: site for site in list_sites(model)}
+    checked = {name: check_kept(sites[name], channels) for name, channels in kept.items()}
+    for name, channels in checked.items():
+        state |= slim_tensors(sites[name], state, channels)
+    parameter = next(model.parameters())
+    slim = type(model)(model.options, kept_cfgs(model, checked), model.info)
+    slim.to(device=parameter.device, dtype=parameter.dtype)
+    slim.load_state_dict(state)
+    return slim.train(model.training)
+
+
+def masked(model: DNDETR, kept: Mapping[str, Sequence[int]]) -> DNDETR:
+    """A copy of the model in which pruned channels are switched off and nothing is smaller.
+
+    Rows that write a pruned channel are zero: its q, k and v are 0, or the FFN's activation of 0, which is 0. Unlike a
+    kept set for `transplant`, this one may keep any number of channels in each head, also none.
+    """
+    result = copy.deepcopy(model)
+    state = result.state_dict()
+    sites = {site.name: site for site in list_sites(model)}
+    for name, channels in kept.items():
+        site = sites[name]
+        off = torch.ones(site.width, dtype=torch.bool)
+        off[list(channels)] = False
+        for part in site.slices:
+            if not part.output:
+                state[part.name].unflatten(0, (part.blocks, site.width))[:, off] = 0
+    return result

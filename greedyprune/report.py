@@ -1,0 +1,87 @@
+"""Tables and progress bars for people."""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES
+from greedyprune.evaluation.evaluate import EvalResult
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A score; `-` for COCO's -1, which says that there was nothing to measure on."""
+    return "-" if value == -1 else f"{value:.{digits}f}"
+
+
+def count(value: float) -> str:
+    """A large count with a unit: 1,234 as `1.23 k`, 19,667,474 as `19.67 M`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:g}"
+
+
+def progress_bar(text: str, shown: bool | None = None) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    """A wrapper that shows on stderr how far an iteration is.
+
+    Args:
+        text: what is going on.
+        shown: None: only when stderr is a terminal.
+    """
+    visible = sys.stderr.isatty() if shown is None else shown
+
+    def wrap(items: Iterable[Any]) -> Iterable[Any]:
+        return tqdm(items, desc=text, file=sys.stderr, disable=not visible, dynamic_ncols=True, leave=False)
+
+    return wrap
+
+
+def print_evaluation(result: EvalResult, console: Console | None = None) -> None:
+    """Accuracy, the AP of every class, and cost, as tables on stdout."""
+    console = console or Console()
+    console.print(accuracy_table(result))
+    console.print(class_table(result))
+    console.print(cost_table(result))
+
+
+def accuracy_table(result: EvalResult) -> Table:
+    """The twelve COCO numbers."""
+    chosen = "" if result.image_seed is None else f" chosen with seed {result.image_seed}"
+    table = Table(title=f"COCO boxes, {result.images} images{chosen}", title_justify="left")
+    for column in ("precision", "", "recall", ""):
+        table.add_column(column, justify="left" if column else "right")
+    for precision, recall in zip(AP_NAMES, AR_NAMES, strict=True):
+        table.add_row(precision, number(result.accuracy[precision]), recall, number(result.accuracy[recall]))
+    return table
+
+
+def class_table(result: EvalResult, columns: int = 3) -> Table:
+    """The AP of every class, in a few columns."""
+    table = Table(title="AP of every class", title_justify="left")
+    cells = [cell for name, ap in result.accuracy["per_class"].items() for cell in (name, number(ap))]
+    columns = min(columns, max(1, len(cells) // 2))
+    for _ in range(columns):
+        table.add_column("class")
+        table.add_column("AP", justify="right")
+    for start in range(0, len(cells), 2 * columns):
+        table.add_row(*cells[start : start + 2 * columns])
+    return table
+
+
+def cost_table(result: EvalResult) -> Table:
+    """Parameters, multiply-adds and latency of the whole model and of its Transformer."""
+    height, width = result.image_size
+    where = result.device + (f", {result.threads} threads" if result.device == "cpu" else "")
+    table = Table(title=f"cost of one {width} x {height} image, {where}, {result.dtype}", title_justify="left")
+    for column in ("", "model", "Transformer"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row("parameters", count(result.params), count(result.transformer_params))
+    table.add_row("multiply-adds", count(result.flops), count(result.transformer_flops))
+    if (ms := result.latency_ms) is not None:
+        table.add_row("latency, median", f"{ms['median']:.2f} ms", f"{ms['transformer_median']:.2f} ms")
+        table.add_row("latency, 95 %", f"{ms['p95']:.2f} ms", f"{ms['transformer_p95']:.2f} ms")
+    return table

@@ -1,0 +1,225 @@
+"""The database that holds studies: where it is, its tables, its transactions, and what its errors mean to a user."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import optuna
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.pool import NullPool
+
+from greedyprune.errors import UserError
+
+BUSY_SECONDS = 10.0  # how long SQLite waits for another program's transaction; `?timeout=` in a URL overrides it
+
+_TABLES = (
+    "studies",
+    "study_directions",
+    "study_user_attributes",
+    "trials",
+    "trial_values",
+    "trial_intermediate_values",
+    "trial_params",
+    "trial_user_attributes",
+)
+_DRIVER_PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}
+_SQLITE_MEANINGS = (
+    ("not a database", "is not a database: give another --db, or move that file away"),
+    ("malformed", "is damaged: restore a copy of it, or give another --db"),
+    ("readonly", "is read-only: make the file and its folder writable, or give another --db"),
+    ("locked", "is locked by another program: close what has it open, then repeat the command"),
+    ("disk is full", "cannot grow, the disk is full: what was saved stays; free some space, then repeat the command"),
+    ("unable to open", "cannot be opened: check that its folder exists and that both may be written to"),
+    ("disk i/o error", "cannot be read or written (disk I/O error): check the disk, its space and its quota"),
+)
+
+
+class Database:
+    """Optuna's tables, in a SQLite file or in any other database that SQLAlchemy reaches.
+
+    A connection is open only while a transaction runs: nothing is left open for a forked worker to inherit, for a
+    server to time out during a long trial, or beside the file after a kill.
+
+    Args:
+        url: a file, or a SQLAlchemy URL.
+
+    Attributes:
+        label: the database as messages call it, without a password.
+        path: the SQLite file; None for a server.
+        engine: SQLAlchemy's.
+
+    Raises:
+        UserError: not a URL, or one whose dialect or driver is not there.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _parse(url)
+        self.label = url if "://" not in url else self.url.render_as_string(hide_password=True)
+        self._is_uri = "uri" in self.url.query  # a SQLite URI carries its own open mode
+        sqlite = self.url.get_backend_name() == "sqlite"
+        self.path = _sqlite_path(self.url) if sqlite else None
+        wait = {"timeout": BUSY_SECONDS} if sqlite and "timeout" not in self.url.query else {}
+        try:
+            self.engine = sa.create_engine(self.url, poolclass=NullPool, connect_args=wait)
+        except exc.NoSuchModuleError:
+            raise UserError(
+                f"--db {self.label}: SQLAlchemy knows no database {self.url.drivername!r}; "
+                "give a file, or a URL that starts with sqlite://, postgresql:// or mysql://"
+            ) from None
+        except ImportError as error:
+            package = _DRIVER_PACKAGES.get(error.name or "", error.name)
+            raise UserError(
+                f"--db {self.label} needs the Python module {error.name}, which is not installed: pip install {package}"
+            ) from None
+        if self.engine.dialect.is_async:
+            raise UserError(f"--db {self.label}: {self.url.drivername} is an asynchronous driver; name another one")
+        self._reader = self.engine.execution_options(begin="BEGIN")
+        if sqlite:
+            event.listen(self.engine, "connect", _leave_transactions_alone)
+            event.listen(self.engine, "begin", _begin)
+
+    def create(self) -> None:
+        """Make what is missing (folder, file, tables), and check that the tables are of this Optuna's schema.
+
+        Raises:
+            UserError: the file cannot be made or is not a database, the server cannot be reached, or the tables are
+                of another schema.
+        """
+        if self.path is not None and not self._is_uri:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                if self.path.is_dir():
+                    raise UserError(f"database {self.label} is a folder; give a file in it: {self.label}/prune.db")
+                if not self.path.exists():
+                    self._create_file(self.path)
+            except OSError as error:
+                raise UserError(f"database {self.label} cannot be made: {error.strerror} ({error.filename})") from None
+        try:
+            self._open_with_optuna(skip_table_creation=False)
+        except (exc.IntegrityError, UserError):
+            # Another process makes the same tables in this moment. If not, the same error comes again.
+            self._open_with_optuna(skip_table_creation=False)
+
+    def check(self) -> None:
+        """Check, without a change, that there is a database with Optuna's tables in this Optuna's schema.
+
+        Raises:
+            UserError: there is not.
+        """
+        if self.path is not None and not self.path.exists():
+            raise UserError(f"there is no database {self.label}; a search makes it")
+        with self.transaction(write=False) as connection:
+            found = sa.inspect(connection).get_table_names()
+        if not {*_TABLES, "version_info", "alembic_version"} <= set(found):
+            raise UserError(f"database {self.label} holds no search")
+        self._open_with_optuna(skip_table_creation=True)
+
+    @contextmanager
+    def transaction(self, *, write: bool) -> Iterator[sa.Connection]:
+        """One transaction: committed as a whole when the block ends, rolled back when it raises or the process dies.
+
+        Raises:
+            UserError: the database refuses.
+        """
+        with self._in_plain_words(), (self.engine if write else self._reader).begin() as connection:
+            yield connection
+
+    @cached_property
+    def tables(self) -> dict[str, sa.Table]:
+        """Optuna's tables by name, as they are in the database."""
+        metadata = sa.MetaData()
+        with self.transaction(write=False) as connection:
+            metadata.reflect(connection, only=_TABLES)
+        return dict(metadata.tables)
+
+    def _create_file(self, path: Path) -> None:
+        """Make the tables in another file, then give it its name: nobody ever sees a part of them."""
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+        try:
+            Database(name)._open_with_optuna(skip_table_creation=False)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+            try:
+                os.link(name, path)  # unlike a rename, it spares a file that another process put there meanwhile
+            except FileExistsError:
+                pass
+            except OSError:  # no hard links on this file system
+                os.rename(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def _open_with_optuna(self, skip_table_creation: bool) -> None:
+        def connect() -> Any:
+            connection = self.engine.raw_connection()
+            connection.detach()
+            return connection.dbapi_connection
+
+        # Optuna gets connections, not the URL: a URL would lose what is odd in a path.
+        options = {"creator": connect, "poolclass": NullPool}
+        with self._in_plain_words():
+            try:
+                optuna.storages.RDBStorage(
+                    f"{self.url.drivername}://", options, skip_table_creation=skip_table_creation
+                )
+            except optuna.exceptions.StorageInternalError as error:
+                raise error.__cause__ or error from None
+            except RuntimeError as error:
+                place = self.label if "://" in self.label else f"sqlite:///{self.label}"
+                what = (
+                    f"an older Optuna: run `optuna storage upgrade --storage {place}`"
+                    if "storage upgrade" in str(error)
+                    else "a newer Optuna: pip install -U optuna"
+                )
+                raise UserError(f"database {self.label} was made by {what}, or give another --db") from error
+
+    @contextmanager
+    def _in_plain_words(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.IntegrityError:
+            raise
+        except exc.DBAPIError as error:
+            detail = " ".join(str(error.orig).split())
+            for sign, meaning in _SQLITE_MEANINGS if self.path is not None else ():
+                if sign in detail.lower():
+                    raise UserError(f"database {self.label} {meaning}") from error
+            raise UserError(f"database {self.label} refuses: {detail}") from error
+
+
+def _parse(text: str) -> sa.URL:
+    if "://" not in text:
+        return sa.URL.create("sqlite", database=str(Path(text).expanduser()))
+    try:
+        return sa.make_url(text)
+    except (exc.ArgumentError, ValueError):  # without the text, which may hold a password
+        raise UserError(
+            f"--db {text.split('://')[0]}://... is not a database URL; "
+            "give a file, or a URL as sqlite:///runs/prune.db or postgresql://user@host/name"
+        ) from None
+
+
+def _sqlite_path(url: sa.URL) -> Path:
+    name = url.database or ":memory:"
+    if name == ":memory:" or url.query.get("mode") == "memory":
+        raise UserError(f"--db {url} is a database in memory, which forgets everything; give a file")
+    if name.startswith("file:") and "uri" in url.query:
+        name = unquote(urlsplit(name).path)
+    return Path(name).resolve()
+
+
+def _leave_transactions_alone(connection: Any, _: Any) -> None:
+    """Python's sqlite3 would begin transactions by itself, late: not before a SELECT."""
+    connection.isolation_level = None
+
+
+def _begin(connection: sa.Connection) -> None:
+    """Take SQLite's write lock at the start, where waiting for it is possible and what was read stays true."""
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN IMMEDIATE"))

@@ -1,0 +1,111 @@
+"""What a search shows while it runs: a live panel on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from greedyprune.pruning.sites import Site
+from greedyprune.search.record import Baseline, Record
+
+
+def duration(seconds: float) -> str:
+    """`0:04`, `12:30`, `3:05:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class SearchDisplay:
+    """Follows a search on stderr.
+
+    Args:
+        console: where; None: stderr.
+        live: a panel that is redrawn; None: only on a terminal.
+    """
+
+    def __init__(self, console: Console | None = None, live: bool | None = None) -> None:
+        self.console = console or Console(file=sys.stderr)
+        shown = self.console.is_terminal if live is None else live
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if shown else None
+        self.sites: Sequence[Site] = ()
+        self.baseline: Baseline | None = None
+        self.done: list[Record] = []
+        self.rounds: list[Record] = []
+        self.now: tuple[Site, int, int, float] | None = None
+        self.started = time.monotonic()
+
+    def __enter__(self) -> "SearchDisplay":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    def begin(self, sites: Sequence[Site], baseline: Baseline, records: Sequence[Record]) -> None:
+        """The search starts, or goes on after `records`."""
+        self.sites, self.baseline = sites, baseline
+        self.done = [record for record in records if record.done]
+        self.rounds = list(records)
+        self.console.print(f"dense: AP {baseline.full_map:.4f} on all images, {baseline.subset_map:.4f} on the subset")
+        if records:
+            self.console.print(f"going on after {len(records)} trials: {len(self.done)} of {len(sites)} sites are done")
+
+    def round(self, site: Site, number: int, width: int, target: float) -> None:
+        """A round of a site starts."""
+        self.now = (site, number, width, target)
+        self._redraw()
+
+    def recorded(self, record: Record) -> None:
+        """A proposal is in the database."""
+        self.rounds.append(record)
+        if record.done:
+            self.done.append(record)
+            site = next(site for site in self.sites if site.name == record.site)
+            kept = "stays dense" if len(record.kept) == site.width else f"keeps {len(record.kept)} of {site.width}"
+            # A site that stays dense, or whose schedule trusts the subset, may have no full AP of its own.
+            shown = f"AP {record.subset_map if record.full_map is None else record.full_map:.4f}"
+            self.console.print(
+                f"{len(self.done):>3}/{len(self.sites)} {record.site:<16} {kept:<22} {shown}, target "
+                f"{record.target:.4f}   {duration(time.monotonic() - self.started)} gone, {self._left()} left",
+                highlight=False,
+            )
+        self._redraw()
+
+    def _left(self) -> str:
+        """Time left, as if every site to come took as long as those that are done."""
+        if not self.done:
+            return "?"
+        seconds = sum(record.seconds for record in self.rounds)
+        share = len(self.done) + (0.5 if self.rounds and not self.rounds[-1].done else 0.0)
+        return duration(seconds / share * (len(self.sites) - share))
+
+    def _redraw(self) -> None:
+        if self.live and self.now:
+            self.live.update(self._panel(), refresh=True)
+
+    def _panel(self) -> RenderableType:
+        assert self.now
+        site, number, width, target = self.now
+        table = Table.grid(padding=(0, 2))
+        table.add_row("site", f"{site.name} ({len(self.done) + 1} of {len(self.sites)})")
+        table.add_row("round", str(number + 1))
+        table.add_row("width", f"{width} of {site.width}")
+        mine = [record for record in self.rounds if record.site == site.name]
+        if mine:
+            last = mine[-1]
+            full = "skipped" if last.full_map is None else f"{last.full_map:.4f}"
+            table.add_row("AP", f"subset {last.subset_map:.4f}, full {full}; target {target:.4f}")
+        else:
+            table.add_row("AP", f"target {target:.4f}")
+        table.add_row("time", f"{duration(time.monotonic() - self.started)} gone, {self._left()} left")
+        bar = ProgressBar(total=len(self.sites), completed=len(self.done), width=40)
+        return Group(Text(), bar, table)

@@ -1,0 +1,185 @@
+"""The search: propose, evaluate, record, until every site is done."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from greedyprune.models.dn_detr import DNDETR
+from greedyprune.pruning.kept import KeptSets, full_kept
+from greedyprune.pruning.schedule import (
+    ScheduleOptions,
+    draw_candidates,
+    grow,
+    is_done,
+    order_sites,
+    site_target,
+    skips_full,
+)
+from greedyprune.pruning.sites import Site, list_sites
+from greedyprune.pruning.transplant import shrink_site, slim_site
+from greedyprune.search.cost import CostModel
+from greedyprune.search.evaluator import Evaluator
+from greedyprune.search.record import Baseline, Record
+
+
+class Store(Protocol):
+    """Where a search keeps what it knows; `Study` is one."""
+
+    def records(self) -> list[Record]: ...
+
+    def add(self, record: Record) -> None: ...
+
+    def baseline(self) -> Baseline | None: ...
+
+    def set_baseline(self, baseline: Baseline) -> None: ...
+
+
+class Display(Protocol):
+    """What is told while a search runs."""
+
+    def begin(self, sites: Sequence[Site], baseline: Baseline, records: Sequence[Record]) -> None: ...
+
+    def round(self, site: Site, number: int, width: int, target: float) -> None: ...
+
+    def recorded(self, record: Record) -> None: ...
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a search stands, as its records tell.
+
+    Attributes:
+        kept: the kept sets of the sites that are done.
+        site: index, in the schedule's order, of the site that grows; the number of sites when all are done.
+        growing: that site's kept channels so far.
+        round: that site's next round.
+        subset_map: AP on the subset of the model with the sites that are done.
+        full_map: the same on all validation images, where it was measured.
+    """
+
+    kept: KeptSets
+    site: int
+    growing: tuple[int, ...]
+    round: int
+    subset_map: float
+    full_map: float | None
+
+
+def position_of(order: Sequence[Site], baseline: Baseline, records: Sequence[Record]) -> Position:
+    """Replay the records of a search."""
+    kept: KeptSets = {}
+    growing: tuple[int, ...] = ()
+    round_, subset_map, full_map = 0, baseline.subset_map, float(baseline.full_map)
+    measured: float | None = full_map
+    for record in records:
+        growing, round_ = record.kept, record.round + 1
+        if record.done:
+            kept[record.site] = record.kept
+            growing, round_ = (), 0
+            subset_map, measured = record.subset_map, record.full_map
+    return Position(kept, len(kept), growing, round_, subset_map, measured)
+
+
+def search(
+    model: DNDETR, options: ScheduleOptions, evaluator: Evaluator, cost: CostModel, store: Store, display: Display
+) -> KeptSets:
+    """Run a search to its end, from wherever its records say it stands.
+
+    Args:
+        model: the dense detector, which is pruned in place; `evaluator` works on the same object.
+        options: the schedule.
+        evaluator: scores and AP.
+        cost: parameters and multiply-adds.
+        store: what is known, and where every proposal goes.
+        display: what is told.
+
+    Returns:
+        A kept set for every site.
+    """
+    order = order_sites(list_sites(model), options.schedule)
+    baseline = store.baseline()
+    if baseline is None:
+        baseline = measure_baseline(evaluator)
+        store.set_baseline(baseline)
+    records = store.records()
+    display.begin(order, baseline, records)
+    here = position_of(order, baseline, records)
+    for site in order[: here.site]:
+        if len(here.kept[site.name]) < site.width:
+            shrink_site(model, site, here.kept[site.name])
+    while here.site < len(order):
+        site = order[here.site]
+        evaluator.enter(site)
+        while site.name not in here.kept:
+            record = propose(options, order, baseline, here, evaluator, cost, display)
+            store.add(record)
+            records.append(record)
+            display.recorded(record)
+            here = position_of(order, baseline, records)
+        if len(here.kept[site.name]) < site.width:
+            shrink_site(model, site, here.kept[site.name])
+    return here.kept
+
+
+def measure_baseline(evaluator: Evaluator) -> Baseline:
+    """AP of the dense model."""
+    started, before = time.perf_counter(), evaluator.image_forwards
+    subset_map, found = evaluator.subset_map()
+    full_map = evaluator.full_map(found)
+    seconds = time.perf_counter() - started
+    return Baseline(subset_map, full_map, evaluator.image_forwards - before, seconds)
+
+
+def propose(
+    options: ScheduleOptions,
+    order: Sequence[Site],
+    baseline: Baseline,
+    here: Position,
+    evaluator: Evaluator,
+    cost: CostModel,
+    display: Display,
+) -> Record:
+    """One round of a site: score candidates, add the best, evaluate."""
+    started, before = time.perf_counter(), evaluator.image_forwards
+    site, model = order[here.site], evaluator.model
+    modular = options.schedule == "modular"
+    target = site_target(options, order, here.site, baseline.subset_map if modular else baseline.full_map)
+    # The subset's own dense AP is not that of all images: what it is held to is scaled by their ratio.
+    ratio = baseline.subset_map / baseline.full_map if baseline.full_map > 0 and not modular else 1.0
+    display.round(site, here.round, len(here.growing), target)
+
+    kept, loss, full_map = full_kept(site), None, here.full_map
+    if len(here.growing) + options.kind(site).step >= site.width:
+        # All channels are back: the model is the one before this site, whose AP is known.
+        subset_map, done = here.subset_map, True
+    else:
+        candidates = draw_candidates(options, site, here.growing, here.round)
+        losses = evaluator.losses(site, here.growing, candidates)
+        kept, loss = grow(site, here.growing, candidates, losses, options.kind(site).step), losses.min().item()
+        with slim_site(model, site, kept):
+            subset_map, found = evaluator.subset_map()
+            if modular:
+                done = is_done(options, site, target, subset_map)
+                full_map = evaluator.full_map(found) if done else None
+            else:
+                skipped = skips_full(options, site, target * ratio, subset_map)
+                full_map = None if skipped else evaluator.full_map(found)
+                done = is_done(options, site, target, full_map)
+    widths = {**cost.full, **{name: len(channels) for name, channels in here.kept.items()}, site.name: len(kept)}
+    params, flops = cost(widths)
+    return Record(
+        site=site.name,
+        round=here.round,
+        kept=kept,
+        widths=widths,
+        loss=loss,
+        subset_map=subset_map,
+        full_map=full_map,
+        target=target,
+        done=done,
+        params=params,
+        flops=flops,
+        image_forwards=evaluator.image_forwards - before,
+        seconds=time.perf_counter() - started,
+    )

@@ -1,0 +1,118 @@
+"""Training batches as a function of seed and step, so that a resumed training sees what it would have seen."""
+
+import hashlib
+import random
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from greedyprune.errors import UserError
+from greedyprune.models import ImageBatch, pad_images
+from greedyprune.training.config import RunOptions, TrainOptions
+from greedyprune.training.distributed import World
+
+Item = tuple[Tensor, dict[str, Any]]
+Part = tuple[ImageBatch, list[dict[str, Any]]]
+
+
+def mixed_seed(*parts: int) -> int:
+    """A seed of 63 bits that is different for every tuple of numbers."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def epoch_order(images: int, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch (from 0) sees the images: a permutation of `range(images)`."""
+    generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
+    return torch.randperm(images, generator=generator).tolist()
+
+
+class SeededItems(Dataset[Item]):
+    """A data set whose random augmentation is a function of seed, epoch and index, in whatever process it runs.
+
+    Args:
+        dataset: augments with PyTorch's and Python's global random numbers.
+        seed: of the training.
+        epoch: from 0.
+    """
+
+    def __init__(self, dataset: Dataset[Item], seed: int, epoch: int) -> None:
+        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+
+    def __getitem__(self, index: int) -> Item:
+        seed = mixed_seed(self.seed, self.epoch, index)
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would wake up CUDA in a worker
+        return self.dataset[index]
+
+
+class Feed:
+    """The batches of a training, for one process.
+
+    A step's `batch_size` images are cut into `accumulate` parts for every process; images left over at the end of an
+    epoch are not used in it.
+
+    Args:
+        dataset: training images with their augmentation.
+        options: batch size, seed and number of images.
+        run: accumulation, workers and memory format.
+        world: which share of a step is this process's.
+
+    Raises:
+        UserError: a batch that cannot be cut evenly, or too few images.
+    """
+
+    def __init__(self, dataset: Any, options: TrainOptions, run: RunOptions, world: World) -> None:
+        self.dataset, self.options, self.run, self.world = dataset, options, run, world
+        cuts = run.accumulate * world.size
+        if options.batch_size % cuts:
+            raise UserError(
+                f"--batch_size {options.batch_size} is not a multiple of --accumulate {run.accumulate} "
+                f"x {world.size} processes"
+            )
+        self.part_size = options.batch_size // cuts
+        self.images = min(options.train_images, len(dataset)) if options.train_images else len(dataset)
+        self.steps_per_epoch = self.images // options.batch_size
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"there are {self.images} training images, fewer than --batch_size {options.batch_size}; "
+                "use a smaller one"
+            )
+
+    def steps(self, epoch: int, start: int) -> Iterator[list[Part]]:
+        """This process's parts of every step of an epoch (from 0), from its step `start` on."""
+        order = epoch_order(self.images, self.options.seed, epoch)
+        batches = []
+        for step in range(start, self.steps_per_epoch):
+            for part in range(self.run.accumulate):
+                first = step * self.options.batch_size + (part * self.world.size + self.world.rank) * self.part_size
+                batches.append(order[first : first + self.part_size])
+        loader: DataLoader[Any] = DataLoader(
+            SeededItems(self.dataset, self.options.seed, epoch),
+            batch_sampler=batches,
+            num_workers=self.run.num_workers,
+            collate_fn=self._collate,
+            worker_init_fn=_start_worker,
+            pin_memory=self.world.device.type == "cuda",
+        )
+        parts: list[Part] = []
+        for part_of_step in loader:
+            parts.append(part_of_step)
+            if len(parts) == self.run.accumulate:
+                yield parts
+                parts = []
+
+    def _collate(self, items: list[Item]) -> Part:
+        images = pad_images([image for image, _ in items])
+        if self.run.channels_last:
+            images = images._replace(tensors=images.tensors.contiguous(memory_format=torch.channels_last))
+        return images, [target for _, target in items]
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the workers, too, and the step under way still needs them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,307 @@
+"""The training loop: steps, evaluation after epochs, and states from which it goes on at the very next step."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from greedyprune.errors import UserError
+from greedyprune.evaluation.predict import autocast
+from greedyprune.models import DNDETR, Criterion, save_checkpoint
+from greedyprune.training.config import RunOptions, TrainOptions
+from greedyprune.training.distributed import World, without_sync
+from greedyprune.training.ema import Ema
+from greedyprune.training.feed import Feed, Part, mixed_seed
+from greedyprune.training.interrupt import StopSignals
+from greedyprune.training.log import TrainLog
+from greedyprune.training.optim import load_optimizer, lr_factor, make_optimizer, optimizer_tensors, set_lr
+from greedyprune.training.state import BEST, LAST, Position, check_settings, read_state, save_state
+from greedyprune.training.validation import Validation
+
+LOGGED = ("loss_ce", "loss_bbox", "loss_giou", "tgt_loss_ce", "tgt_loss_bbox", "tgt_loss_giou")
+
+
+class Stopped(Exception):
+    """A signal asked to stop; the state is saved."""
+
+
+class Trainer:
+    """A training, from the start or from where its folder's state says that it is.
+
+    Args:
+        model: the detector; its weights are where a new training starts.
+        feed: training batches.
+        validation: measures the AP after epochs.
+        options: what decides the result.
+        run: how it is run; `output_dir` exists.
+        world: the processes.
+        settings: what else decides the result (model, weights, data), as JSON values to hold against the state's.
+
+    Raises:
+        UserError: the folder holds a training with other settings or a broken state.
+    """
+
+    def __init__(
+        self,
+        model: DNDETR,
+        feed: Feed,
+        validation: Validation,
+        options: TrainOptions,
+        run: RunOptions,
+        world: World,
+        settings: dict[str, Any],
+    ) -> None:
+        self.feed, self.validation, self.options, self.run, self.world = feed, validation, options, run, world
+        self.settings = {**options.to_dict(), **settings}
+        self.total = options.total_steps(feed.steps_per_epoch)
+        layout = torch.channels_last if run.channels_last else torch.preserve_format
+        self.model = model.to(device=world.device, memory_format=layout)
+        self.criterion = Criterion(model.options.num_classes)
+        self.optimizer = make_optimizer(self.model, options)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=options.amp == "fp16")
+        self.ema = Ema(self.model, options.ema) if options.ema else None
+        self.position = self._restore() or Position()
+        self.network = self._network()
+        self._saved_step = self.position.step
+        self._window, self._window_steps = torch.zeros(1 + len(LOGGED), device=world.device), 0
+        self._norm = torch.zeros(())
+
+    @property
+    def result(self) -> DNDETR:
+        """The model to evaluate and keep: averaged where there is an average."""
+        return self.ema.model if self.ema else self.model
+
+    def train(self, log: TrainLog | None) -> Position:
+        """Go on to the end.
+
+        Args:
+            log: of the first process; None in the others.
+
+        Returns:
+            The position at the end.
+
+        Raises:
+            UserError: the loss or the gradient is not finite, or an image cannot be read.
+            Stopped: SIGINT or SIGTERM came; the state is saved.
+        """
+        with StopSignals() as stop:
+            while not self.position.finished:
+                self._epoch(log, stop)
+                self._end_epoch(log, stop)
+        return self.position
+
+    def _epoch(self, log: TrainLog | None, stop: StopSignals) -> None:
+        """The steps that are left of the epoch."""
+        position, steps = self.position, self.feed.steps_per_epoch
+        start = position.step - position.epochs_done * steps
+        if start == steps or position.step == self.total:
+            return
+        self._set_mode()
+        mark, window_mark = time.perf_counter(), time.perf_counter()
+        for parts in self.feed.steps(position.epochs_done, start):
+            boxes, stopping = self.world.sum(
+                sum(len(target["labels"]) for _, targets in parts for target in targets), stop.raised
+            )
+            if stopping:
+                self._save()
+                raise Stopped
+            if position.step == self.options.norm_frozen_from(steps):
+                self._set_mode()
+            factor = lr_factor(position.step, steps, self.options)
+            set_lr(self.optimizer, factor)
+            self._step(parts, max(boxes, 1) / self.world.size)
+            position.step += 1
+            if self.ema:
+                self.ema.update(position.step)
+            now = time.perf_counter()
+            position.seconds, mark = position.seconds + now - mark, now
+            if position.step % self.run.log_every == 0:
+                self._log(log, now - window_mark, self.options.lr * factor)
+                window_mark = now
+            if log:
+                log.advance()
+            if position.step == self.total:
+                return
+            if position.step % self.run.save_every == 0:
+                self._save()
+
+    def _step(self, parts: list[Part], num_boxes: float) -> None:
+        """Forward, backward and update.
+
+        Args:
+            parts: what is accumulated.
+            num_boxes: targets of the whole step, over the number of processes.
+        """
+        options, position, device = self.options, self.position, self.world.device
+        torch.manual_seed(mixed_seed(options.seed, position.step, self.world.rank))
+        self.optimizer.zero_grad(set_to_none=True)
+        summed = torch.zeros_like(self._window)
+        for index, (images, targets) in enumerate(parts):
+            images = images.to(device)
+            known = [
+                {key: target[key].to(device, non_blocking=True) for key in ("labels", "boxes")} for target in targets
+            ]
+            with without_sync(self.network, skip=index + 1 < len(parts)):
+                with autocast(device, options.amp), _attention_kernel(device):
+                    outputs = self.network(images, None if options.no_dn else known, options.denoising)
+                losses = self.criterion(outputs, known, num_boxes)
+                loss = self.criterion.total(losses)
+                self.scaler.scale(loss).backward()
+            absent = loss.new_zeros(())
+            summed += torch.stack([loss, *(losses.get(name, absent) for name in LOGGED)]).detach()
+        self.scaler.unscale_(self.optimizer)
+        self._norm = nn.utils.clip_grad_norm_(self.parameters, options.clip_max_norm or float("inf"))
+        self._check_finite(summed[0], parts)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._window += summed
+        self._window_steps += 1
+
+    def _check_finite(self, loss: Tensor, parts: list[Part]) -> None:
+        """Stop before the weights are touched; the processes agree on it."""
+        values = torch.stack((loss, self._norm.to(loss))).tolist()
+        finite = [bool(torch.isfinite(torch.tensor(value))) for value in values]
+        # With fp16 a gradient that overflows is the scaler's to skip.
+        bad = not finite[0] or (not finite[1] and self.options.amp != "fp16")
+        if not self.world.sum(bad)[0]:
+            return
+        ids = [int(target["image_id"]) for _, targets in parts for target in targets]
+        everyone = self.world.gather((values, ids if bad else []))
+        what = f"loss is {values[0]}" if not finite[0] else f"gradient's norm is {values[1]}"
+        raise UserError(
+            f"the {what} in step {self.position.step + 1}, epoch {self.position.epochs_done + 1}, images "
+            f"{', '.join(str(image) for _, images in everyone for image in images)}; the state of step "
+            f"{self._saved_step} in {self.run.output_dir} is untouched; try a lower --lr or another --amp"
+        )
+
+    def _end_epoch(self, log: TrainLog | None, stop: StopSignals) -> None:
+        """Evaluate if it is time, and save."""
+        position, options = self.position, self.options
+        number = position.epochs_done + 1
+        last = number == options.epochs or position.step == self.total
+        record: dict[str, Any] = {"step": position.step, "epoch": number, "seconds": round(position.seconds, 1)}
+        if last or (options.eval_every and number % options.eval_every == 0):
+            if self._saved_step < position.step:
+                self._save()
+            started = time.perf_counter()
+            accuracy = self.validation.measure(self.result, _until(stop) if self.world.size == 1 else None)
+            if accuracy is not None:
+                position.accuracy = accuracy
+                record |= {**accuracy, "eval_seconds": round(time.perf_counter() - started, 1)}
+                if position.best_ap is None or accuracy["AP"] > position.best_ap:
+                    position.best_ap, position.best_epoch = accuracy["AP"], number
+                    save_checkpoint(self.result, self.run.output_dir / BEST)
+        position.epochs_done, position.finished = number, last
+        if log:
+            log.epoch(record)
+        self._save()
+
+    def _log(self, log: TrainLog | None, seconds: float, lr: float) -> None:
+        """Means over the steps since the last record, of all processes."""
+        means = self.world.sum(*(self._window / self._window_steps).tolist())
+        images = self._window_steps * self.options.batch_size
+        self._window.zero_()
+        self._window_steps = 0
+        if not log:
+            return
+        loss, *parts = (value / self.world.size for value in means)
+        named = {name: round(value, 6) for name, value in zip(LOGGED, parts, strict=True)}
+        log.step(
+            {
+                "step": self.position.step,
+                "epoch": self.position.epochs_done + 1,
+                "loss": round(loss, 6),
+                **{name: value for name, value in named.items() if not (self.options.no_dn and name.startswith("tgt"))},
+                "lr": lr,
+                "grad_norm": round(float(self._norm), 6),
+                "images_per_s": round(images / seconds, 2),
+                "seconds": round(self.position.seconds, 1),
+            }
+        )
+
+    def _set_mode(self) -> None:
+        self.network.train()
+        frozen_from = self.options.norm_frozen_from(self.feed.steps_per_epoch)
+        if frozen_from is not None and self.position.step >= frozen_from:
+            for module in self.model.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+    def _network(self) -> nn.Module:
+        """The module to call; its parameters are the model's."""
+        if self.run.compile:
+            self.model.backbone[0].body.compile()
+            for layer in self.model.transformer.encoder.layers:
+                layer.compile()
+            for layer in self.model.transformer.decoder.layers:
+                layer.compile(dynamic=True)  # the number of denoising queries changes from batch to batch
+        return self.world.wrap(self.model)
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        parts = {
+            "model": _unshared(self.model),
+            "optimizer": optimizer_tensors(self.optimizer, self.model),
+        }
+        return {**parts, "ema": _unshared(self.ema.model)} if self.ema else parts
+
+    def _save(self) -> None:
+        """State and last checkpoint, by the first process."""
+        self._saved_step = self.position.step
+        if not self.world.main:
+            return
+        self.position.scaler = self.scaler.state_dict()
+        save_state(self.run.output_dir, self.position, self.settings, self._tensors())
+        save_checkpoint(self.result, self.run.output_dir / LAST)
+
+    def _restore(self) -> Position | None:
+        found = read_state(self.run.output_dir)
+        if found is None:
+            return None
+        position, settings, tensors = found
+        check_settings(settings, self.settings, self.run.output_dir)
+        _load(self.model, tensors["model"])
+        load_optimizer(self.optimizer, self.model, tensors.get("optimizer", {}))
+        if self.ema:
+            _load(self.ema.model, tensors["ema"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(position.scaler)
+        return position
+
+
+def _unshared(model: DNDETR) -> dict[str, Tensor]:
+    """Parameters and buffers by name, shared ones once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@torch.no_grad()
+def _load(model: DNDETR, tensors: dict[str, Tensor]) -> None:
+    for name, value in _unshared(model).items():
+        value.copy_(tensors[name])
+
+
+@contextlib.contextmanager
+def _attention_kernel(device: torch.device) -> Iterator[None]:
+    """On CPUs the flash kernel's backward pass is slow: with the plain one a demo step takes three quarters."""
+    if device.type == "cpu":
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        yield
+
+
+def _until(stop: StopSignals) -> Any:
+    """A wrapper for an iteration that ends it with `Stopped` when a signal came."""
+
+    def wrap(items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            if stop.raised:
+                raise Stopped
+            yield item
+
+    return wrap

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from greedyprune import UserError, build_model
+from greedyprune.evaluation.detections import Detections
+from greedyprune.evaluation.predict import predict, predict_detections
+from greedyprune.models import ModelInfo, postprocess
+
+INFO = ModelInfo(("a", "b", "c"), (3, 7, 40), 32, 64)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    options = {"num_classes": 3, "hidden_dim": 16, "heads": 2, "enc_layers": 1, "dec_layers": 1, "ffn_dim": 8}
+    return build_model("dn_detr", info=INFO, num_queries=6, backbone="small", **options)
+
+
+@pytest.fixture(scope="module")
+def loader():
+    torch.manual_seed(1)
+    shapes = [[(32, 48), (32, 32)], [(64, 32)]]
+    return [
+        (
+            [torch.randn(3, *shape) for shape in batch],
+            [{"image_id": 10 * number + place, "size": torch.tensor([60 + place, 90])} for place in range(len(batch))],
+        )
+        for number, batch in enumerate(shapes)
+    ]
+
+
+def test_rows_hold_what_postprocess_gives_in_the_data_sets_own_ids(model, loader):
+    rows = predict(model, loader, top_k=5)
+    assert [row["image_id"] for row in rows] == [0] * 5 + [1] * 5 + [10] * 5
+    model.eval()
+    with torch.no_grad():
+        images, targets = loader[0]
+        results = postprocess(model(images), torch.stack([target["size"] for target in targets]), 5)
+    for row, score, label, box in zip(rows[5:10], *(results[1][k] for k in ("scores", "labels", "boxes")), strict=True):
+        x0, y0, x1, y1 = box.tolist()
+        assert row["score"] == score.item()
+        assert row["category_id"] == INFO.category_ids[label]
+        assert row["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=1e-4)
+
+
+def test_labels_are_the_category_ids_of_a_model_that_has_none(loader):
+    results = [{"scores": torch.tensor([0.5]), "labels": torch.tensor([17]), "boxes": torch.tensor([[1.0, 2, 4, 8]])}]
+    row = {"image_id": 4, "category_id": 17, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.5}
+    assert Detections.from_results(results, [4]).rows() == [row]
+
+
+def test_the_models_mode_is_what_it_was(model, loader):
+    model.train()
+    predict_detections(model, loader)
+    assert model.training
+
+
+def test_mixed_precision_gives_nearly_the_same_scores(model, loader):
+    exact = predict_detections(model, loader, top_k=18)
+    mixed = predict_detections(model, loader, top_k=18, amp="bf16")
+    assert mixed.scores != pytest.approx(exact.scores, abs=1e-9)
+    assert mixed.scores == pytest.approx(exact.scores, abs=0.02)
+
+
+def test_an_unknown_precision_is_refused(model, loader):
+    with pytest.raises(UserError, match="--amp 'int8' is unknown"):
+        predict(model, loader, amp="int8")
+
+
+def test_no_images_give_no_detections(model):
+    assert predict(model, []) == []
+
+
+def test_rows_and_arrays_are_the_same_detections(model, loader):
+    found = predict_detections(model, loader)
+    again = Detections.from_rows(found.rows())
+    assert again.rows() == found.rows()
+    assert Detections.concat([found[:4], found[4:]]).rows() == found.rows()

@@ -1,0 +1,82 @@
+"""Going on from a layer is the same as running the whole model."""
+
+import pytest
+import torch
+
+from greedyprune import build_model
+from greedyprune.models import Criterion
+from greedyprune.pruning.prefix import advance, begin, finish
+from greedyprune.pruning.score import candidate_losses
+from greedyprune.pruning.sites import list_sites
+from greedyprune.pruning.transplant import masked
+
+
+def detector(**options):
+    torch.manual_seed(1)
+    model = build_model(
+        "dn_detr",
+        num_classes=4,
+        backbone="small",
+        hidden_dim=32,
+        heads=4,
+        enc_layers=2,
+        dec_layers=3,
+        ffn_dim=40,
+        num_queries=9,
+        **options,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+IMAGES = [torch.randn(3, 64, 96), torch.randn(3, 48, 80)]
+TARGETS = [
+    {"labels": torch.tensor([1, 3]), "boxes": torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.6, 0.3, 0.2]])},
+    {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]])},
+]
+PLACES = [("encoder", 0), ("encoder", 1), ("decoder", 0), ("decoder", 1), ("decoder", 2)]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("patterns", [0, 2])
+def test_every_layer_is_a_place_to_go_on_from(place: tuple[str, int], patterns: int) -> None:
+    model = detector(num_patterns=patterns)
+    with torch.inference_mode():
+        whole = model(IMAGES)
+        prefix = begin(model, model.features(IMAGES))
+        for step in PLACES[: PLACES.index(place) + 1]:
+            prefix = advance(model, prefix, *step)
+        parts = finish(model, prefix)
+        last = finish(model, prefix, last_only=True)
+    for a, b in [(whole, parts), *zip(whole["aux_outputs"], parts["aux_outputs"], strict=True), (whole, last)]:
+        assert torch.allclose(a["pred_logits"], b["pred_logits"], atol=1e-5)
+        assert torch.allclose(a["pred_boxes"], b["pred_boxes"], atol=1e-6)
+    assert last["aux_outputs"] == []
+
+
+def test_going_back_is_refused() -> None:
+    model = detector()
+    with torch.inference_mode():
+        prefix = advance(model, begin(model, model.features(IMAGES)), "decoder", 1)
+        with pytest.raises(ValueError, match="lies before"):
+            advance(model, prefix, "encoder", 1)
+
+
+@pytest.mark.parametrize("name", ["encoder.1.attn", "encoder.0.ffn", "decoder.1.self", "decoder.0.cross", "decoder.2.ffn"])
+@pytest.mark.parametrize("start", [(), (0, 5)])
+def test_candidate_losses_are_those_of_models_masked_one_by_one(name: str, start: tuple[int, ...]) -> None:
+    model = detector()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    site = next(site for site in list_sites(model) if site.name == name)
+    criterion = Criterion(4)
+    candidates = [2, 9, 30]
+    with torch.inference_mode():
+        prefix = advance(model, begin(model, model.features(IMAGES)), site.part, site.layer)
+    losses = candidate_losses(model, site, start, candidates, [(prefix, TARGETS)], criterion)
+    for loss, candidate in zip(losses.tolist(), candidates, strict=True):
+        with torch.inference_mode():
+            outputs = masked(model, {name: [*start, candidate]})(IMAGES)
+            assert loss == pytest.approx(criterion.total(criterion(outputs, TARGETS)).item(), rel=1e-4)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
