@@ -26,7 +26,7 @@ _FILE_ERRORS = {
     errno.ENOENT: "no such file or folder",
     errno.ENOTDIR: "not a folder",
     errno.EISDIR: "a folder, not a file",
-    errno.EEXIST: "already there",
+    errno.EEXIST: "a file of that name is in the way",
     errno.ENAMETOOLONG: "file name too long",
 }
 

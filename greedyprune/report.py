@@ -41,17 +41,19 @@ def progress_bar(text: str, shown: bool | None = None) -> Callable[[Iterable[Any
 
 
 def print_evaluation(result: EvalResult, console: Console | None = None) -> None:
-    """Accuracy, the AP of every class, and cost, as tables on stdout."""
-    console = console or Console()
-    console.print(accuracy_table(result))
-    console.print(class_table(result))
-    console.print(cost_table(result))
+    """Accuracy, the AP of every class, and cost, as tables on stdout, each under what it was measured on."""
+    console = console or Console(highlight=False)
+    chosen = "" if result.image_seed is None else f" chosen with seed {result.image_seed}"
+    console.print(f"COCO boxes, {result.images} images{chosen}", accuracy_table(result), sep="\n")
+    console.print("AP of every class", class_table(result), sep="\n")
+    height, width = result.image_size
+    where = result.device + (f", {result.threads} threads" if result.device == "cpu" else "")
+    console.print(f"Cost of an image of {width} x {height}, {result.dtype} on {where}", cost_table(result), sep="\n")
 
 
 def accuracy_table(result: EvalResult) -> Table:
     """The twelve COCO numbers."""
-    chosen = "" if result.image_seed is None else f" chosen with seed {result.image_seed}"
-    table = Table(title=f"COCO boxes, {result.images} images{chosen}", title_justify="left")
+    table = Table()
     for column in ("precision", "", "recall", ""):
         table.add_column(column, justify="left" if column else "right")
     for precision, recall in zip(AP_NAMES, AR_NAMES, strict=True):
@@ -61,7 +63,7 @@ def accuracy_table(result: EvalResult) -> Table:
 
 def class_table(result: EvalResult, columns: int = 3) -> Table:
     """The AP of every class, in a few columns."""
-    table = Table(title="AP of every class", title_justify="left")
+    table = Table()
     cells = [cell for name, ap in result.accuracy["per_class"].items() for cell in (name, number(ap))]
     columns = min(columns, max(1, len(cells) // 2))
     for _ in range(columns):
@@ -74,14 +76,12 @@ def class_table(result: EvalResult, columns: int = 3) -> Table:
 
 def cost_table(result: EvalResult) -> Table:
     """Parameters, multiply-adds and latency of the whole model and of its Transformer."""
-    height, width = result.image_size
-    where = result.device + (f", {result.threads} threads" if result.device == "cpu" else "")
-    table = Table(title=f"cost of one {width} x {height} image, {where}, {result.dtype}", title_justify="left")
+    table = Table()
     for column in ("", "model", "Transformer"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("parameters", count(result.params), count(result.transformer_params))
     table.add_row("multiply-adds", count(result.flops), count(result.transformer_flops))
     if (ms := result.latency_ms) is not None:
         table.add_row("latency, median", f"{ms['median']:.2f} ms", f"{ms['transformer_median']:.2f} ms")
-        table.add_row("latency, 95 %", f"{ms['p95']:.2f} ms", f"{ms['transformer_p95']:.2f} ms")
+        table.add_row("latency, 95th percentile", f"{ms['p95']:.2f} ms", f"{ms['transformer_p95']:.2f} ms")
     return table

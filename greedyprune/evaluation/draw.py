@@ -128,10 +128,11 @@ def _from_tensor(image: Tensor) -> Image.Image:
 
 
 def _colours(class_names: Mapping[int, str]) -> dict[int, tuple[int, int, int]]:
-    """Bright colours whose hues lie apart for neighbouring classes (steps of the golden ratio)."""
+    """A colour for each class: hues evenly apart, or in steps of the golden ratio where there are many classes."""
     colours = {}
     for index, category in enumerate(sorted(class_names)):
-        red, green, blue = colorsys.hsv_to_rgb((0.02 + index * 0.61803399) % 1, 0.75 + 0.25 * (index % 2), 1.0)
+        hue = index / len(class_names) if len(class_names) <= 12 else index * 0.61803399 % 1
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.65 + 0.35 * (index % 2), 1.0)
         colours[category] = (round(red * 255), round(green * 255), round(blue * 255))
     return colours
 

@@ -11,6 +11,7 @@ from torch.utils.data import Subset
 
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import make_loader
+from greedyprune.errors import UserError
 from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.predict import AMP_DTYPES, predict_detections
@@ -116,10 +117,12 @@ def evaluate(
         progress: wraps the loader, to show a bar.
 
     Raises:
-        UserError: an image of the data set cannot be read.
+        UserError: the data set has no images, or one of them cannot be read.
     """
     device = next(model.parameters()).device
     chosen = subset_ids(dataset.image_ids, images, seed)
+    if not chosen:
+        raise UserError(f"the data set in {dataset.root} has no images to evaluate on")
     place = {image: index for index, image in enumerate(dataset.image_ids)}
     subset = Subset(dataset, [place[image] for image in chosen])
     loader: Iterable[Any] = make_loader(subset, batch_size, num_workers=num_workers)

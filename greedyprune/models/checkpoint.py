@@ -1,19 +1,13 @@
 """Checkpoints that know their shape, and the door for published ones. Loading runs no code from a file."""
 
-import argparse
-import collections
 import json
-import pickle
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from greedyprune.cfgs import Cfgs, parse_cfgs
@@ -21,24 +15,12 @@ from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
 from greedyprune.models.dn_detr import DNDETR
 from greedyprune.models.options import ModelInfo
+from greedyprune.models.pickled import read_pickled
 from greedyprune.models.published import State, as_float32, convert_keys, infer_shape, unwrap
 from greedyprune.models.registry import MODELS, build_model, model_name
 
 METADATA_KEY = "greedyprune"
-# What torch.save put beside the weights in the published training code; all of it is plain data.
-_SAFE_TYPES: list[Any] = [
-    argparse.Namespace,
-    collections.Counter,
-    np.dtype,
-    np.ndarray,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    np.dtypes.Int64DType,
-]
-_multiarray = getattr(np, "_core", None) or np.core
-# Files name these by the module path of the NumPy that wrote them.
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _SAFE_TYPES.append((_multiarray.multiarray.scalar, f"{_module}.scalar"))
+FORMAT = 1
 
 
 def save_checkpoint(model: DNDETR, path: str | Path, extra: Mapping[str, str] | None = None) -> None:
@@ -52,7 +34,7 @@ def save_checkpoint(model: DNDETR, path: str | Path, extra: Mapping[str, str] | 
         extra: more text to keep in the file's metadata.
     """
     about = {
-        "format": 1,
+        "format": FORMAT,
         "model": model_name(model),
         "options": model.options.to_dict(),
         "cfgs": model.cfgs.to_list(),
@@ -75,25 +57,18 @@ def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any], dict[str, 
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist" if not path.exists() else f"checkpoint {path} is not a file")
-    with path.open("rb") as file:
-        head = file.read(9)
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return (*_read_safetensors(path), {})
+        raise UserError(
+            f"checkpoint {path} does not exist" if not path.exists() else f"checkpoint {path} is not a file"
+        )
     try:
-        with torch.serialization.safe_globals(_SAFE_TYPES):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|global) ([\w.]+)", str(error))
-        if refused:
-            raise UserError(
-                f"checkpoint {path} asks to run {refused[1] or refused[2]}, which is not on the list of safe types; "
-                "it was not loaded: save its state dict alone, as safetensors"
-            ) from None
-        raise UserError(f"checkpoint {path} is broken or not a checkpoint") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError, AttributeError):
-        raise UserError(f"checkpoint {path} is broken, truncated or not a checkpoint") from None
-    state, arguments = unwrap(content, str(path))
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
+    # A safetensors file is the length of its header and a JSON object; a file of today's torch.save is a zip.
+    if head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith(b"PK")):
+        return (*_read_safetensors(path), {})
+    state, arguments = unwrap(read_pickled(path), f"checkpoint {path}")
     return state, {}, arguments
 
 
@@ -106,8 +81,10 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
         raise UserError(f"checkpoint {path} is broken, truncated or not a safetensors file") from None
     try:
         about = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except json.JSONDecodeError:
-        raise UserError(f"checkpoint {path} has broken metadata") from None
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        raise UserError(f"checkpoint {path} has damaged metadata: what it says about its model is no JSON object")
     return state, about
 
 
@@ -125,10 +102,11 @@ def load_checkpoint(model: DNDETR, source: str | Path | Mapping[str, Tensor]) ->
         UserError: names the first tensor that is missing, left over or of another shape, with both shapes.
     """
     if isinstance(source, Mapping):
-        state, place = dict(source), "the state dict"
-    else:
-        state, place = read_checkpoint(source)[0], f"checkpoint {source}"
-    state = as_float32(convert_keys(state))
+        return _load(model, as_float32(convert_keys(source)), "the state dict")
+    return _load(model, as_float32(convert_keys(read_checkpoint(source)[0])), f"checkpoint {source}")
+
+
+def _load(model: DNDETR, state: State, place: str) -> DNDETR:
     own = convert_keys(model.state_dict())
     # Batch norm's counter is only there where the norm is trained.
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked") or key in own}
@@ -162,17 +140,34 @@ def load_model(path: str | Path, cfgs: str | Sequence[Any] | Cfgs | None = None,
         UserError: the file cannot be used, or its widths are not `cfgs`: names the first layer that differs.
     """
     state, about, arguments = read_checkpoint(path)
+    state = as_float32(convert_keys(state))
     if about:
-        if about.get("model") not in MODELS or not isinstance(about.get("options"), dict):
-            raise UserError(f"checkpoint {path} is of model {about.get('model')!r}, which this version does not know")
-        info = ModelInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.get("info", {}).items()})
-        model = build_model(about["model"], about["cfgs"], info=info, **{**about["options"], **overrides})
+        model = _build_described(about, overrides, path)
     else:
-        options, widths = infer_shape(as_float32(convert_keys(state)), arguments, overrides)
-        model = DNDETR(options, widths)
+        model = DNDETR(*infer_shape(state, arguments, overrides, f"checkpoint {path}"))
     if cfgs is not None:
         _expect(model.cfgs, parse_cfgs(cfgs), path)
-    return load_checkpoint(model, state).eval()
+    return _load(model, state, f"checkpoint {path}").eval()
+
+
+def _build_described(about: Mapping[str, Any], overrides: Mapping[str, Any], path: str | Path) -> DNDETR:
+    """The model that a file of this project says it is."""
+    if about.get("format") != FORMAT:
+        raise UserError(
+            f"checkpoint {path} has format {about.get('format')!r}, this version reads {FORMAT}: it is damaged, "
+            "or of a newer version"
+        )
+    if str(about.get("model")) not in MODELS:
+        raise UserError(f"checkpoint {path} is of model {about.get('model')!r}, this version knows {', '.join(MODELS)}")
+    try:
+        info: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["info"].items()}
+        options = {**about["options"], **overrides}
+        return build_model(about["model"], about["cfgs"], info=ModelInfo(**info), **options)
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"checkpoint {path} has damaged metadata: it describes no model ({detail})") from None
 
 
 def _expect(found: Cfgs, expected: Cfgs, path: str | Path) -> None:

@@ -1,7 +1,8 @@
 """Published checkpoints: their key names, and the shape that their tensors tell."""
 
 import re
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +45,9 @@ def unwrap(content: Any, path: str) -> tuple[State, dict[str, Any]]:
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise UserError(f"{path} holds no tensors: its keys are {', '.join(map(str, list(content)[:5])) or 'none'}")
-    return state, dict(vars(arguments)) if hasattr(arguments, "__dict__") else {}
+    if isinstance(arguments, Namespace):
+        arguments = vars(arguments)
+    return state, dict(arguments) if isinstance(arguments, Mapping) else {}
 
 
 def convert_keys(state: Mapping[str, Tensor]) -> State:
@@ -77,13 +80,14 @@ def search_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     masks = {}
     for key, value in state.items():
         match = _SEARCH_MASK.fullmatch(key.removeprefix("module."))
-        if match and match[4] == "a":
-            part, index, select = match[1], match[2], match[3]
-            masks[f"{part}.{index}.{_SELECTED_SITE[part, select]}"] = value.flatten().float()
+        if match and match[4] == "a" and (match[1], match[3]) in _SELECTED_SITE:
+            masks[f"{match[1]}.{match[2]}.{_SELECTED_SITE[match[1], match[3]]}"] = value.flatten().float()
     return masks
 
 
-def infer_shape(state: State, arguments: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[DNDETROptions, Cfgs]:
+def infer_shape(
+    state: State, arguments: Mapping[str, Any], overrides: Mapping[str, Any], place: str = "the state dict"
+) -> tuple[DNDETROptions, Cfgs]:
     """Options and widths of the DN-DETR that a converted state dict belongs to.
 
     What tensors cannot tell (heads, temperatures, dilation) comes from the training arguments stored beside them,
@@ -93,60 +97,84 @@ def infer_shape(state: State, arguments: Mapping[str, Any], overrides: Mapping[s
         state: converted keys.
         arguments: the published code's own training arguments, may be empty.
         overrides: options that the caller knows better.
+        place: where it was read, for messages.
 
     Raises:
         UserError: it is not a DN-DETR's state dict.
     """
-    needed = ("class_embed.weight", "refpoint_embed.weight", "label_enc.weight", "transformer.encoder.layers.0.linear1.weight")
-    for key in needed:
-        if key not in state:
-            raise UserError(f"the checkpoint is not a DN-DETR's: it has no {key}")
+    if any(key.endswith("query_refpoint_embeddings.weight") for key in state):
+        raise UserError(f"{place} is a HuggingFace DAB-DETR's: convert it with tools/import_hf.py first")
+    shapes = _Shapes(state, arguments, place)
+    classes, hidden_dim = shapes.matrix("class_embed.weight")
+    num_queries, _ = shapes.matrix("refpoint_embed.weight")
+    shapes.matrix("label_enc.weight")
     encoder = []
-    for i in range(_count(state, "transformer.encoder.layers")):
+    for i in range(shapes.count("transformer.encoder.layers")):
         layer = f"transformer.encoder.layers.{i}"
-        encoder.append((_rows(state, f"{layer}.self_attn.in_proj_weight") // 3, _rows(state, f"{layer}.linear1.weight")))
+        stacked, _ = shapes.matrix(f"{layer}.self_attn.in_proj_weight")
+        encoder.append((stacked // 3, shapes.matrix(f"{layer}.linear1.weight")[0]))
     decoder = []
-    for i in range(_count(state, "transformer.decoder.layers")):
+    for i in range(shapes.count("transformer.decoder.layers")):
         layer = f"transformer.decoder.layers.{i}"
-        rows = [_rows(state, f"{layer}.{name}.weight") for name in ("sa_v_proj", "ca_v_proj", "linear1")]
+        rows = [shapes.matrix(f"{layer}.{name}.weight")[0] for name in ("sa_v_proj", "ca_v_proj", "linear1")]
         decoder.append((rows[0], rows[1], rows[2]))
-    cfgs = Cfgs(tuple(encoder), tuple(decoder))
     widest = max([ffn for _, ffn in encoder] + [ffn for _, _, ffn in decoder])
-    classes, hidden_dim = state["class_embed.weight"].shape
+    prelu = "transformer.encoder.layers.0.activation.weight" in state
     options: dict[str, Any] = {
         "num_classes": classes,
         "backbone": _backbone(state),
-        "dilation": bool(arguments.get("dilation", False)),
+        "dilation": shapes.argument("dilation", bool, False),
         "hidden_dim": hidden_dim,
-        "heads": int(arguments.get("nheads", 8)),
+        "heads": shapes.argument("nheads", int, 8),
         "enc_layers": len(encoder),
         "dec_layers": len(decoder),
         # A slim file no longer says how wide the dense FFN was; the published one is 2048.
-        "ffn_dim": int(arguments.get("dim_feedforward", max(widest, 2048))),
-        "num_queries": len(state["refpoint_embed.weight"]),
+        "ffn_dim": shapes.argument("dim_feedforward", int, max(widest, 2048)),
+        "num_queries": num_queries,
         "num_patterns": len(state.get("transformer.patterns.weight", ())),
-        "activation": _activation(state, arguments),
-        "temperature_h": float(arguments.get("pe_temperatureH", 20)),
-        "temperature_w": float(arguments.get("pe_temperatureW", 20)),
-        "random_refpoints_xy": bool(arguments.get("random_refpoints_xy", False)),
+        "activation": "prelu" if prelu else shapes.argument("transformer_activation", str, "relu"),
+        "temperature_h": shapes.argument("pe_temperatureH", float, 20.0),
+        "temperature_w": shapes.argument("pe_temperatureW", float, 20.0),
+        "dropout": shapes.argument("dropout", float, 0.0),
+        "random_refpoints_xy": shapes.argument("random_refpoints_xy", bool, False),
     }
-    return DNDETROptions.from_dict({**options, **overrides}), cfgs
+    return DNDETROptions.from_dict({**options, **overrides}), Cfgs(tuple(encoder), tuple(decoder))
 
 
-def _rows(state: State, key: str) -> int:
-    if key not in state:
-        raise UserError(f"the checkpoint is not a DN-DETR's: it has no {key}")
-    return len(state[key])
+class _Shapes:
+    """The sizes in a state dict and the values in its training arguments, with messages that say what is amiss."""
+
+    def __init__(self, state: State, arguments: Mapping[str, Any], place: str) -> None:
+        self.state, self.arguments, self.place = state, arguments, place
+
+    def matrix(self, key: str) -> tuple[int, int]:
+        if key not in self.state:
+            raise self._foreign(f"it has no {key}")
+        shape = self.state[key].shape
+        if len(shape) != 2:
+            raise self._foreign(f"{key} has shape {list(shape)}, expected a matrix")
+        return shape[0], shape[1]
+
+    def count(self, prefix: str) -> int:
+        number = _count(self.state, prefix)
+        if not number:
+            raise self._foreign(f"it has no {prefix}")
+        return number
+
+    def argument(self, name: str, kind: Callable[[Any], Any], default: Any) -> Any:
+        value = self.arguments.get(name, default)
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            raise UserError(f"{self.place} was trained with {name} = {value!r}, which is no {kind.__name__}") from None
+
+    def _foreign(self, detail: str) -> UserError:
+        name = self.arguments.get("modelname")
+        return UserError(f"{self.place} is not a DN-DETR's: {detail}" + (f" (it calls itself {name})" if name else ""))
 
 
 def _count(state: State, prefix: str) -> int:
     return len({key.removeprefix(prefix + ".").split(".")[0] for key in state if key.startswith(prefix + ".")})
-
-
-def _activation(state: State, arguments: Mapping[str, Any]) -> str:
-    if "transformer.encoder.layers.0.activation.weight" in state:
-        return "prelu"
-    return str(arguments.get("transformer_activation", "relu"))
 
 
 def _backbone(state: State) -> str:

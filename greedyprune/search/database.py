@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -60,9 +60,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = _parse(url)
-        self.label = url if "://" not in url else self.url.render_as_string(hide_password=True)
-        self._is_uri = "uri" in self.url.query  # a SQLite URI carries its own open mode
         sqlite = self.url.get_backend_name() == "sqlite"
+        self.label = url if sqlite else self.url.render_as_string(hide_password=True)
+        self._is_uri = "uri" in self.url.query  # a SQLite URI carries its own open mode
         self.path = _sqlite_path(self.url) if sqlite else None
         wait = {"timeout": BUSY_SECONDS} if sqlite and "timeout" not in self.url.query else {}
         try:
@@ -98,13 +98,10 @@ class Database:
                     raise UserError(f"database {self.label} is a folder; give a file in it: {self.label}/prune.db")
                 if not self.path.exists():
                     self._create_file(self.path)
+                    return
             except OSError as error:
                 raise UserError(f"database {self.label} cannot be made: {error.strerror} ({error.filename})") from None
-        try:
-            self._open_with_optuna(skip_table_creation=False)
-        except (exc.IntegrityError, UserError):
-            # Another process makes the same tables in this moment. If not, the same error comes again.
-            self._open_with_optuna(skip_table_creation=False)
+        settle(lambda: self._open_with_optuna(skip_table_creation=False))
 
     def check(self) -> None:
         """Check, without a change, that there is a database with Optuna's tables in this Optuna's schema.
@@ -172,7 +169,7 @@ class Database:
             except optuna.exceptions.StorageInternalError as error:
                 raise error.__cause__ or error from None
             except RuntimeError as error:
-                place = self.label if "://" in self.label else f"sqlite:///{self.label}"
+                place = self.label if "://" in self.label else f"sqlite:///{self.path}"
                 what = (
                     f"an older Optuna: run `optuna storage upgrade --storage {place}`"
                     if "storage upgrade" in str(error)
@@ -192,6 +189,21 @@ class Database:
                 if sign in detail.lower():
                     raise UserError(f"database {self.label} {meaning}") from error
             raise UserError(f"database {self.label} refuses: {detail}") from error
+
+
+def settle(action: Callable[[], None]) -> None:
+    """Run what fails where another process makes the same tables or row in the same moment.
+
+    It runs again then, to find what the other one made. Making a study's tables has four such steps.
+    """
+    for attempts_left in reversed(range(5)):
+        try:
+            action()
+            return
+        except (exc.IntegrityError, UserError) as error:
+            made_meanwhile = isinstance(error, exc.IntegrityError) or "already exists" in str(error)
+            if not made_meanwhile or not attempts_left:
+                raise
 
 
 def _parse(text: str) -> sa.URL:

@@ -6,7 +6,7 @@ hundred statements for 30 sites; these are seven.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from math import gcd
 from typing import Any
@@ -75,7 +75,7 @@ def insert_trial(
         "datetime_start": now - timedelta(seconds=record.seconds),
         "datetime_complete": now,
     }
-    key = {"trial_id": _inserted_key(connection.execute(trials.insert().values(trial)))}
+    key = {"trial_id": inserted_key(connection.execute(trials.insert().values(trial)))}
 
     maps = {SUBSET: float(record.subset_map)}
     if record.full_map is not None:
@@ -101,7 +101,7 @@ def insert_trial(
 
 def read_trials(
     connection: sa.Connection, tables: Tables, study_id: int, after: int = -1
-) -> Iterable[tuple[int, Record]]:
+) -> Iterator[tuple[int, Record]]:
     """Trials of a study as records, in order.
 
     Args:
@@ -110,7 +110,7 @@ def read_trials(
         study_id: the study's key.
         after: only trials with a larger key.
 
-    Returns:
+    Yields:
         Pairs of the trial's key in the database and its record.
 
     Raises:
@@ -118,31 +118,29 @@ def read_trials(
     """
     trials = tables["trials"]
     wanted = (trials.c.study_id == study_id) & (trials.c.trial_id > after)
-    numbers = dict(
-        connection.execute(
-            sa.select(trials.c.trial_id, trials.c.number)
-            .where(wanted, trials.c.state.in_(("COMPLETE", "PRUNED")))
-            .order_by(trials.c.trial_id)
-        ).tuples()
-    )
+    numbers = connection.execute(
+        sa.select(trials.c.trial_id, trials.c.number)
+        .where(wanted, trials.c.state.in_(("COMPLETE", "PRUNED")))
+        .order_by(trials.c.trial_id)
+    ).all()
 
-    def parts(name: str, order: str, *columns: str) -> dict[int, dict[Any, Any]]:
+    def parts(name: str, order: str, key: str, value: str) -> dict[int, dict[Any, Any]]:
         table = tables[name]
         rows = connection.execute(
-            sa.select(table.c.trial_id, *(table.c[column] for column in columns))
+            sa.select(table.c.trial_id, table.c[key], table.c[value])
             .join(trials, trials.c.trial_id == table.c.trial_id)
             .where(wanted)
             .order_by(table.c[order])
         )
         found: dict[int, dict[Any, Any]] = defaultdict(dict)
-        for trial_id, key, value in rows:
-            found[trial_id][key] = value
+        for trial_id, its_key, its_value in rows:
+            found[trial_id][its_key] = its_value
         return found
 
     widths = parts("trial_params", "param_id", "param_name", "param_value")
     maps = parts("trial_intermediate_values", "step", "step", "intermediate_value")
     attributes = parts("trial_user_attributes", "trial_user_attribute_id", "key", "value_json")
-    for trial_id, number in numbers.items():
+    for trial_id, number in numbers:
         try:
             fields = {field: json.loads(attributes[trial_id][name]) for name, field in _ATTRIBUTES.items()}
             fields["kept"] = tuple(fields["kept"])
@@ -159,7 +157,8 @@ def read_trials(
         yield trial_id, record
 
 
-def _inserted_key(result: "sa.CursorResult[Any]") -> int:
+def inserted_key(result: "sa.CursorResult[Any]") -> int:
+    """The key of the row that an INSERT made."""
     key = result.inserted_primary_key
     if key is None:
         raise RuntimeError("the database did not tell the key of the new row")

@@ -145,7 +145,7 @@ class RunOptions:
         tensorboard: write TensorBoard events to OUTPUT_DIR/tensorboard.
     """
 
-    output_dir: Path = Path("outputs/train")
+    output_dir: Path = Path("runs/train")
     accumulate: int = 1
     save_every: int = 500
     log_every: int = 50

@@ -114,5 +114,6 @@ class Feed:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches the workers, too, and the step under way still needs them.
+    # A signal to the whole group reaches the workers, too, and the step under way still needs them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

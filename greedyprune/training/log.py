@@ -53,14 +53,16 @@ class TrainLog:
     def step(self, record: dict[str, Any]) -> None:
         """A record of training steps: needs `step`, `epoch`, `loss`, `lr` and `images_per_s`."""
         self._write(record)
-        self._bar.set_postfix_str(f"loss {record['loss']:.3f}, lr {record['lr']:.1e}, {record['images_per_s']:.0f} img/s")
+        self._bar.set_postfix_str(
+            f"loss {record['loss']:.3f}, lr {record['lr']:.1e}, {record['images_per_s']:.0f} img/s"
+        )
         now = time.monotonic()
         if self._plain and now - self._lined >= LINE_INTERVAL:
             self._lined = now
             left = (self._total - record["step"]) * (now - self._started) / max(1, record["step"] - self._first)
             self.say(
                 f"step {record['step']}/{self._total} epoch {record['epoch']} loss {record['loss']:.3f} "
-                f"lr {record['lr']:.1e} {record['images_per_s']:.0f} img/s, {_duration(left)} left"
+                f"lr {record['lr']:.1e} {record['images_per_s']:.0f} img/s, {duration(left)} left"
             )
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -107,7 +109,7 @@ def _trim(path: Path, step: int, epochs_done: int) -> None:
     atomic_write(path, "".join(kept))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`3 h 05 min`, `12 min` or `40 s`."""
     minutes = round(seconds / 60)
     if minutes >= 60:

@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.models import DNDETR, Criterion, save_checkpoint
+from greedyprune.models.backbone import Backbone
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World, without_sync
 from greedyprune.training.ema import Ema
@@ -27,7 +28,7 @@ LOGGED = ("loss_ce", "loss_bbox", "loss_giou", "tgt_loss_ce", "tgt_loss_bbox", "
 
 
 class Stopped(Exception):
-    """A signal asked to stop; the state is saved."""
+    """A signal asked to stop; its message says where the state is."""
 
 
 class Trainer:
@@ -59,8 +60,9 @@ class Trainer:
         self.feed, self.validation, self.options, self.run, self.world = feed, validation, options, run, world
         self.settings = {**options.to_dict(), **settings}
         self.total = options.total_steps(feed.steps_per_epoch)
-        layout = torch.channels_last if run.channels_last else torch.preserve_format
-        self.model = model.to(device=world.device, memory_format=layout)
+        self.model = model.to(world.device)
+        if run.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.criterion = Criterion(model.options.num_classes)
         self.optimizer = make_optimizer(self.model, options)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -110,7 +112,7 @@ class Trainer:
             )
             if stopping:
                 self._save()
-                raise Stopped
+                raise self._stopped()
             if position.step == self.options.norm_frozen_from(steps):
                 self._set_mode()
             factor = lr_factor(position.step, steps, self.options)
@@ -190,7 +192,7 @@ class Trainer:
             if self._saved_step < position.step:
                 self._save()
             started = time.perf_counter()
-            accuracy = self.validation.measure(self.result, _until(stop) if self.world.size == 1 else None)
+            accuracy = self.validation.measure(self.result, self._until(stop) if self.world.size == 1 else None)
             if accuracy is not None:
                 position.accuracy = accuracy
                 record |= {**accuracy, "eval_seconds": round(time.perf_counter() - started, 1)}
@@ -236,12 +238,26 @@ class Trainer:
     def _network(self) -> nn.Module:
         """The module to call; its parameters are the model's."""
         if self.run.compile:
-            self.model.backbone[0].body.compile()
+            cast(Backbone, self.model.backbone[0]).body.compile()
             for layer in self.model.transformer.encoder.layers:
                 layer.compile()
             for layer in self.model.transformer.decoder.layers:
                 layer.compile(dynamic=True)  # the number of denoising queries changes from batch to batch
         return self.world.wrap(self.model)
+
+    def _stopped(self) -> "Stopped":
+        return Stopped(f"the state of step {self._saved_step} is in {self.run.output_dir}")
+
+    def _until(self, stop: StopSignals) -> Callable[[Iterable[Any]], Iterator[Any]]:
+        """A wrapper that ends an iteration when a signal came; only for after a `_save`."""
+
+        def wrap(items: Iterable[Any]) -> Iterator[Any]:
+            for item in items:
+                if stop.raised:
+                    raise self._stopped()
+                yield item
+
+        return wrap
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         parts = {
@@ -293,15 +309,3 @@ def _attention_kernel(device: torch.device) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def _until(stop: StopSignals) -> Any:
-    """A wrapper for an iteration that ends it with `Stopped` when a signal came."""
-
-    def wrap(items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            if stop.raised:
-                raise Stopped
-            yield item
-
-    return wrap

@@ -1,0 +1,81 @@
+"""`tools/import_hf.py`: a DAB-DETR that HuggingFace transformers saved, as a checkpoint of this project."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from greedyprune.cli import Parser
+from greedyprune.errors import UserError
+from greedyprune.models import build_model, load_checkpoint, read_checkpoint, save_checkpoint
+from greedyprune.models.huggingface import convert_huggingface, huggingface_info
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `tools/import_hf.py`."""
+    parser = Parser(
+        "Import a HuggingFace DAB-DETR from a local folder; nothing is downloaded. The result is a DN-DETR that gives "
+        "the same detections, and that every other tool reads."
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="FOLDER_OR_FILE",
+        help="folder with config.json and model.safetensors, or the weights with config.json beside them",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("dab_detr.safetensors"), metavar="PATH", help="checkpoint to write"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Import as the arguments say.
+
+    Raises:
+        UserError: files that are missing or broken, or a model that cannot be imported; nothing is written then.
+    """
+    args = parser().parse_args(argv)
+    weights = _weights(args.source)
+    if args.output.resolve() == weights.resolve():
+        raise UserError(f"--output {args.output} is the file to import; choose another name")
+    config = _read_json(weights.parent / "config.json")
+    preprocessor_file = weights.parent / "preprocessor_config.json"
+    preprocessor = _read_json(preprocessor_file) if preprocessor_file.exists() else {}
+    state, _, _ = read_checkpoint(weights)
+    options, converted = convert_huggingface(state, config)
+    info = huggingface_info(config, preprocessor, options["num_classes"])
+    model = load_checkpoint(build_model("dn_detr", info=info, **options), converted)
+    save_checkpoint(model, args.output)
+    print(
+        f"{args.output}: dn_detr, {options['backbone']}{' DC5' if options['dilation'] else ''}, "
+        f"{options['enc_layers']} + {options['dec_layers']} layers, {options['num_queries']} queries, "
+        f"{options['num_classes']} classes"
+    )
+    return 0
+
+
+def _weights(source: Path) -> Path:
+    if not source.exists():
+        raise UserError(f"{source} does not exist; give a folder that already holds the HuggingFace model's files")
+    if source.is_file():
+        return source
+    for name in WEIGHTS:
+        if (source / name).is_file():
+            return source / name
+    raise UserError(f"{source} has no {' or '.join(WEIGHTS)}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; it tells how the weights are to be read, and belongs beside them")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is broken: it holds no JSON object")
+    return content

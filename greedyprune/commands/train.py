@@ -1,0 +1,164 @@
+"""`tools/train.py`: train a detector from scratch, or fine-tune a checkpoint, dense or slim."""
+
+import argparse
+import dataclasses
+import hashlib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from greedyprune.cli import (
+    DEMO_MODEL,
+    Parser,
+    add_data_arguments,
+    add_device_arguments,
+    add_model_arguments,
+    open_dataset,
+    open_device,
+    open_model,
+)
+from greedyprune.data.cache import demo_data
+from greedyprune.data.coco import CocoDetection
+from greedyprune.data.transforms import train_transform
+from greedyprune.errors import UserError
+from greedyprune.models import DNDETR, MODELS, DNDETROptions, ModelInfo, build_model
+from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
+from greedyprune.training.flags import add_flags, from_flags
+from greedyprune.training.log import TrainLog, duration
+from greedyprune.training.pretrained import load_backbone
+from greedyprune.training.state import BEST, LAST, Folder, Position
+
+_MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(DNDETROptions) if field.name != "num_classes")
+DEMO_IMAGES, DEMO_SIDE = 2000, 160
+# Shown by the groups that all tools share.
+_SHARED = ("batch_size", "amp", "num_workers")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; the same command again goes on where it was."""
+    args = _parse(argv)
+    options, run = from_flags(TrainOptions, args), from_flags(RunOptions, args)
+    device = open_device(args)
+    if options.amp == "fp16" and device.type == "cpu":
+        raise UserError("--amp fp16 needs a GPU; use --amp bf16 or none on a CPU")
+    with ExitStack() as stack:
+        world = stack.enter_context(open_world(device))
+        args.device = str(world.device)
+        if world.main:
+            stack.enter_context(Folder(run.output_dir))
+        try:
+            position = _train(args, options, run, world)
+        except Stopped as stopped:
+            command = shlex.join([sys.argv[0], *(sys.argv[1:] if argv is None else argv)])
+            starter = f"torchrun --nproc_per_node {os.environ['LOCAL_WORLD_SIZE']}" if world.size > 1 else "python"
+            raise KeyboardInterrupt(f"{stopped}; to go on: {starter} {command}") from None
+        if world.main:
+            _report(position, run.output_dir)
+    return 0
+
+
+def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, world: World) -> Position:
+    data = args
+    if args.coco_path is None:
+        # The demo's first images are the same, however many there are.
+        images = max(options.train_images, DEMO_IMAGES)
+        sides = {"short_side": args.short_side or DEMO_SIDE, "long_side": args.long_side or DEMO_SIDE}
+        data = argparse.Namespace(**{**vars(args), **sides, "coco_path": demo_data(train_images=images)})
+    torch.manual_seed(options.seed)
+    model, train_data = _from_scratch(data, options) if args.model else _from_checkpoint(data, options, run)
+    val_data = open_dataset(data, model, "val")
+    feed = Feed(train_data, options, run, world)
+    settings = {
+        "model": args.model or "checkpoint",
+        "weights": _fingerprint(args.backbone_weights if args.model else args.resume),
+        **{f"model.{name}": value for name, value in model.options.to_dict().items()},
+        "cfgs": str(model.cfgs),
+        **{f"model.{name}": value for name, value in dataclasses.asdict(model.info).items()},
+        "training data": train_data.fingerprint,
+        "training images": feed.images,
+        "validation data": val_data.fingerprint,
+    }
+    trainer = Trainer(model, feed, Validation(val_data, options, run, world), options, run, world, settings)
+    position = trainer.position
+    if position.finished:
+        return position
+    if not world.main:
+        return trainer.train(None)
+    log = TrainLog(run.output_dir, position.step, position.epochs_done, trainer.total, run.tensorboard)
+    try:
+        doing = "going on" if position.step else "starting"
+        log.say(f"{doing} at step {position.step} of {trainer.total}, {feed.images} images, in {run.output_dir}")
+        return trainer.train(log)
+    finally:
+        log.close()
+
+
+def _from_scratch(args: argparse.Namespace, options: TrainOptions) -> tuple[DNDETR, CocoDetection]:
+    """A new model for the classes of the data, and its training images."""
+    short_side, long_side = args.short_side or ModelInfo.short_side, args.long_side or ModelInfo.long_side
+    train_data = CocoDetection(args.coco_path, "train", None, train_transform(options.augment, short_side, long_side))
+    info = ModelInfo(tuple(train_data.class_names), tuple(train_data.category_ids), short_side, long_side)
+    given = {name: getattr(args, name) for name in _MODEL_FLAGS if getattr(args, name) is not None}
+    cfgs = None if args.cfgs is None else " ".join(args.cfgs)
+    model = build_model(args.model, cfgs, info=info, num_classes=len(info.category_ids), **given)
+    if args.backbone_weights:
+        load_backbone(model, args.backbone_weights)
+    elif model.options.backbone != "small":
+        print(
+            f"warning: {model.options.backbone} starts from random weights, and its first stage stays so; "
+            "give --backbone_weights",
+            file=sys.stderr,
+        )
+    return model, train_data
+
+
+def _from_checkpoint(args: argparse.Namespace, options: TrainOptions, run: RunOptions) -> tuple[DNDETR, CocoDetection]:
+    """The model of --resume, and the training images with its labels."""
+    if args.resume.resolve().parent == run.output_dir.resolve():
+        raise UserError(f"--resume {args.resume} lies in --output_dir, where it may be overwritten; give another one")
+    model = open_model(args)
+    transform = train_transform(options.augment, model.info.short_side, model.info.long_side)
+    return model, open_dataset(args, model, "train", transform)
+
+
+def _fingerprint(path: Path | None) -> str:
+    return "random" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _report(position: Position, folder: Path) -> None:
+    print(f"finished: {position.epochs_done} epochs, {position.step} steps in {duration(position.seconds)}")
+    print(f"last: {folder / LAST}, AP {position.accuracy['AP']:.4f}")
+    print(f"best: {folder / BEST}, AP {position.best_ap:.4f} of epoch {position.best_epoch}")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("Train a detector, or fine-tune one; the same command again goes on where it was.")
+    add_model_arguments(parser)
+    group = parser.add_argument_group("a new model", "only with --model; number and names of classes are the data's")
+    group.add_argument("--model", choices=tuple(MODELS), help="train from scratch, instead of --resume")
+    group.add_argument(
+        "--backbone_weights", type=Path, metavar="PATH", help="torchvision's weights for a ResNet backbone"
+    )
+    group.add_argument("--short_side", type=int, metavar="PX", help="images' short side (default: 800; demo data: 160)")
+    group.add_argument("--long_side", type=int, metavar="PX", help="images' longest side (default: 1333; demo data: 160)")
+    add_flags(group, DNDETROptions, leave_out=("num_classes",), unset=True)
+    add_data_arguments(parser, TrainOptions.batch_size)
+    add_device_arguments(parser)
+    group = parser.add_argument_group("training", "--batch_size is of one optimizer step, over all processes")
+    add_flags(group, TrainOptions, leave_out=_SHARED)
+    add_flags(parser.add_argument_group("run"), RunOptions, leave_out=_SHARED)
+    parser.set_defaults(resume=None)
+    args = parser.parse_args(argv)
+    if args.model and args.resume:
+        raise UserError("--model starts from random weights and --resume from a checkpoint; leave one of them out")
+    if not args.model:
+        args.resume = args.resume or DEMO_MODEL
+        for name in (*_MODEL_FLAGS, "short_side", "long_side", "backbone_weights"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} is for training from scratch with --model; a checkpoint says it itself")
+    return args

@@ -1,0 +1,223 @@
+"""The `shapes` set on the disk, in COCO's layout."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+from tqdm import tqdm
+
+from greedyprune.data.shapes import CATEGORIES, draw_scene
+from greedyprune.errors import UserError
+
+SPLITS = ("train", "val")
+CHUNK = 25  # images that a worker draws at once
+SMALL, LARGE = 32**2, 96**2  # areas where COCO's small objects end and its large ones begin
+
+Drawn = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def make_shapes(
+    folder: str | Path, train_images: int = 2000, val_images: int = 500, seed: int = 0, workers: int | None = None
+) -> Path:
+    """Write the set: `train2017`, `val2017` and `annotations`, whole or not at all.
+
+    An image is a function of the seed, its split and its number: more training images leave the first ones and the
+    validation images as they are, and the number of workers does not matter.
+
+    Args:
+        folder: where; not there yet, or empty.
+        train_images: number of training images.
+        val_images: number of validation images.
+        seed: at least 0.
+        workers: processes that draw; None: one for each processor.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the folder is not empty.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder that is not there yet, or an empty one")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; give a folder that is not there yet, or an empty one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Drawn beside the folder and renamed to it, so that what an interruption leaves is never taken for a whole set.
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write(unfinished, (train_images, val_images), seed, processors() if workers is None else workers)
+        umask = os.umask(0)
+        os.umask(umask)
+        unfinished.chmod(0o777 & ~umask)  # mkdtemp makes folders that only their owner can read
+        unfinished.replace(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return folder
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed runs of `make_shapes` for this folder left beside it; only while none is running."""
+    for unfinished in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What a split holds.
+
+    Attributes:
+        images: all of them.
+        empty: images without any annotation.
+        crowds: annotations of crowds.
+        objects: single objects.
+        classes: single objects by class name.
+        sizes: share of small, medium and large ones among the single objects.
+    """
+
+    images: int
+    empty: int
+    crowds: int
+    objects: int
+    classes: dict[str, int]
+    sizes: dict[str, float]
+
+
+def summarize(folder: Path, split: str) -> SplitSummary:
+    """Count what a written set holds."""
+    data = json.loads(_annotation_file(folder, split).read_bytes())
+    single = [annotation for annotation in data["annotations"] if not annotation["iscrowd"]]
+    counts = Counter(annotation["category_id"] for annotation in single)
+    areas = np.array([annotation["area"] for annotation in single])
+    small, large = (areas < SMALL).sum(), (areas >= LARGE).sum()
+    sizes = {"small": small, "medium": len(areas) - small - large, "large": large}
+    return SplitSummary(
+        images=len(data["images"]),
+        empty=len(data["images"]) - len({annotation["image_id"] for annotation in data["annotations"]}),
+        crowds=len(data["annotations"]) - len(single),
+        objects=len(single),
+        classes={category["name"]: counts[category["id"]] for category in data["categories"]},
+        sizes={name: float(count / max(len(areas), 1)) for name, count in sizes.items()},
+    )
+
+
+def _annotation_file(folder: Path, split: str) -> Path:
+    return folder / "annotations" / f"instances_{split}2017.json"
+
+
+def _write(folder: Path, images: tuple[int, int], seed: int, workers: int) -> None:
+    counts = dict(zip(SPLITS, images, strict=True))
+    chunks = [
+        (split, range(start, min(start + CHUNK, count)))
+        for split, count in counts.items()
+        for start in range(0, count, CHUNK)
+    ]
+    for split in SPLITS:
+        (folder / f"{split}2017").mkdir()
+    drawn: dict[str, list[Drawn]] = {split: [] for split in SPLITS}
+    with _Progress(sum(images)) as progress:
+        for (split, numbers), results in zip(chunks, _draw_all(folder, seed, chunks, workers), strict=True):
+            drawn[split] += results
+            progress.add(len(numbers))
+    (folder / "annotations").mkdir()
+    for split in SPLITS:
+        _annotation_file(folder, split).write_text(json.dumps(_annotations(drawn[split])))
+
+
+def _draw_all(folder: Path, seed: int, chunks: list[tuple[str, range]], workers: int) -> Iterator[list[Drawn]]:
+    """The results of the chunks, in their order."""
+    draw = partial(_draw_chunk, folder, seed)
+    if workers <= 1:
+        yield from map(draw, chunks)
+        return
+    # A forked process need not import the tool that runs anew, nor PyTorch. macOS's libraries do not survive a fork.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), initializer=_ignore_interrupts)
+    try:
+        futures: list[Future[list[Drawn]]] = [pool.submit(draw, chunk) for chunk in chunks]
+        for future in futures:
+            yield future.result()
+    except BrokenProcessPool:
+        raise UserError("a process that draws images was killed, perhaps for memory; use fewer --workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers, too; the parent ends them
+
+
+def _draw_chunk(folder: Path, seed: int, chunk: tuple[str, range]) -> list[Drawn]:
+    split, numbers = chunk
+    return [_draw(folder, seed, split, number) for number in numbers]
+
+
+def _draw(folder: Path, seed: int, split: str, number: int) -> Drawn:
+    image, instances = draw_scene(np.random.default_rng([seed, SPLITS.index(split), number]))
+    name = f"{number + 1:012}.png"
+    image.save(folder / f"{split}2017" / name, compress_level=1)
+    about = {"id": number + 1, "file_name": name, "height": image.height, "width": image.width}
+    annotations = []
+    for instance in instances:
+        code = rle.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
+        annotations.append(
+            {
+                "image_id": number + 1,
+                "category_id": instance.category,
+                "bbox": [float(v) for v in rle.toBbox(code)],
+                "area": float(rle.area(code)),
+                "iscrowd": int(instance.crowd),
+                "segmentation": {"size": [int(v) for v in code["size"]], "counts": code["counts"].decode()},
+            }
+        )
+    return about, annotations
+
+
+def _annotations(drawn: list[Drawn]) -> dict[str, Any]:
+    annotations = [annotation for _, image in drawn for annotation in image]
+    return {
+        "info": {"description": "greedyprune shapes"},
+        "images": [about for about, _ in drawn],
+        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)],
+        "categories": [{"id": key, "name": name, "supercategory": "shape"} for key, name in CATEGORIES.items()],
+    }
+
+
+class _Progress:
+    """A bar on stderr; four lines where that is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.bar = tqdm(total=total, desc="drawing shapes", unit="image", disable=None, file=sys.stderr, leave=False)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def add(self, images: int) -> None:
+        before, self.done = self.done, self.done + images
+        self.bar.update(images)
+        if self.bar.disable and 4 * before // self.total < 4 * self.done // self.total:
+            print(f"drawing shapes: {self.done} of {self.total} images", file=sys.stderr, flush=True)

@@ -1,0 +1,225 @@
+"""DAB-DETR as HuggingFace `transformers` saves it, as this project's DN-DETR.
+
+DN-DETR is DAB-DETR whose queries' content comes from a label embedding. HuggingFace's starts from zeros, so its import
+gets a zero row for "unknown", and random rows for the classes, which only denoising reads.
+
+Where HuggingFace's arithmetic differs from the published one, the published one is kept:
+
+- its inverse sigmoid cuts off at 1e-5, the published one (with which the weights were trained) at 1e-3: answers of
+  queries whose box has a centre or size within 1e-3 of 0 or 1 differ slightly, all others agree;
+- its dropout, 0.1 unless configured, is left out; the published models were trained without.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from greedyprune.errors import UserError
+from greedyprune.models.backbone import RESNETS
+from greedyprune.models.options import ModelInfo
+from greedyprune.models.published import State, infer_shape
+
+_WHOLE = {
+    "class_embed": "class_embed",
+    "bbox_predictor": "bbox_embed",
+    "model.decoder.bbox_embed": "bbox_embed",  # the same tensors: the two are tied
+    "model.query_refpoint_embeddings": "refpoint_embed",
+    "model.input_projection": "input_proj",
+    "model.patterns": "transformer.patterns",
+    "model.encoder.query_scale": "transformer.encoder.query_scale",
+    "model.decoder.query_scale": "transformer.decoder.query_scale",
+    "model.decoder.ref_point_head": "transformer.decoder.ref_point_head",
+    "model.decoder.ref_anchor_head": "transformer.decoder.ref_anchor_head",
+    "model.decoder.layernorm": "transformer.decoder.norm",
+}
+_ENCODER_LAYER = {
+    "self_attn.q_proj": "self_attn.q",  # stacked into in_proj below
+    "self_attn.k_proj": "self_attn.k",
+    "self_attn.v_proj": "self_attn.v",
+    "self_attn.out_proj": "self_attn.out_proj",
+    "self_attn_layer_norm": "norm1",
+    "fc1": "linear1",
+    "fc2": "linear2",
+    "activation_fn": "activation",
+    "final_layer_norm": "norm2",
+}
+_DECODER_LAYER = {
+    "self_attn.self_attn_query_content_proj": "sa_qcontent_proj",
+    "self_attn.self_attn_query_pos_proj": "sa_qpos_proj",
+    "self_attn.self_attn_key_content_proj": "sa_kcontent_proj",
+    "self_attn.self_attn_key_pos_proj": "sa_kpos_proj",
+    "self_attn.self_attn_value_proj": "sa_v_proj",
+    "self_attn.self_attn.output_proj": "self_attn.out_proj",
+    "self_attn.self_attn_layer_norm": "norm1",
+    "cross_attn.cross_attn_query_content_proj": "ca_qcontent_proj",
+    "cross_attn.cross_attn_query_pos_proj": "ca_qpos_proj",
+    "cross_attn.cross_attn_key_content_proj": "ca_kcontent_proj",
+    "cross_attn.cross_attn_key_pos_proj": "ca_kpos_proj",
+    "cross_attn.cross_attn_value_proj": "ca_v_proj",
+    "cross_attn.cross_attn_query_pos_sine_proj": "ca_qpos_sine_proj",
+    "cross_attn.cross_attn.output_proj": "cross_attn.out_proj",
+    "cross_attn.cross_attn_layer_norm": "norm2",
+    "mlp.fc1": "linear1",
+    "mlp.fc2": "linear2",
+    "mlp.activation_fn": "activation",
+    "mlp.final_layer_norm": "norm3",
+}
+_LAYERS = {"encoder": _ENCODER_LAYER, "decoder": _DECODER_LAYER}
+_LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_BACKBONE = re.compile(r"model\.backbone\.conv_encoder\.model\.(?:_backbone\.)?(.+)")
+# HuggingFace's own ResNet; timm's has torchvision's names.
+_STEM = re.compile(r"embedder\.embedder\.(convolution|normalization)\.(.+)")
+_BLOCK = re.compile(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.(.+)")
+_SHORTCUT = re.compile(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.(convolution|normalization)\.(.+)")
+# Settings that change the arithmetic and that DN-DETR does not have: name, the value it needs, where that is unset.
+_NEEDED = (
+    ("model_type", "dab-detr", None),
+    ("normalize_before", False, False),
+    ("keep_query_pos", False, False),
+    ("query_dim", 4, 4),
+)
+_NEEDED_OF_RESNET = (
+    ("hidden_act", "relu", "relu"),
+    ("downsample_in_bottleneck", False, False),
+    ("downsample_in_first_stage", False, False),
+)
+
+
+def convert_huggingface(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[str, Any], State]:
+    """Options and weights of the DN-DETR that answers as a HuggingFace `DabDetrForObjectDetection` does.
+
+    Args:
+        state: its state dict, from `model.safetensors`.
+        config: its `config.json`.
+
+    Returns:
+        Options for `build_model("dn_detr", **options)`, and a state dict for `load_checkpoint`.
+
+    Raises:
+        UserError: it is another model, or uses a setting that DN-DETR has not.
+    """
+    dilation = _check_config(config)
+    converted: State = {}
+    for key, value in state.items():
+        if not key.endswith("num_batches_tracked"):
+            converted[_rename(key)] = value
+    _stack_projections(converted)
+    if "class_embed.weight" in converted:
+        classes, dim = converted["class_embed.weight"].shape
+        rows = torch.randn(classes + 1, dim - 1, generator=torch.Generator().manual_seed(0))
+        rows[classes] = 0
+        converted["label_enc.weight"] = rows
+    known = {
+        "nheads": "encoder_attention_heads",
+        "dim_feedforward": "encoder_ffn_dim",
+        "transformer_activation": "activation_function",
+        "pe_temperatureH": "temperature_height",
+        "pe_temperatureW": "temperature_width",
+        "random_refpoints_xy": "random_refpoints_xy",
+    }
+    arguments = {ours: config[theirs] for ours, theirs in known.items() if theirs in config}
+    options, _ = infer_shape(converted, arguments, {"dilation": dilation}, "the HuggingFace model")
+    return options.to_dict(), converted
+
+
+def huggingface_info(config: Mapping[str, Any], preprocessor: Mapping[str, Any], num_classes: int) -> ModelInfo:
+    """What the labels mean, and the image size.
+
+    DAB-DETR's labels are the data set's category ids themselves (for COCO 0 to 90, the unused ones named N/A).
+
+    Args:
+        config: `config.json`; its `id2label` names the classes.
+        preprocessor: `preprocessor_config.json`; may be empty.
+        num_classes: number of labels.
+    """
+    names = _part(config, "id2label")
+    listed = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(num_classes))
+    generic = all(name == f"LABEL_{i}" for i, name in enumerate(listed))
+    size = _part(preprocessor, "size")
+    sides = {"short_side": "shortest_edge", "long_side": "longest_edge"}
+    return ModelInfo(
+        class_names=() if generic else listed,
+        category_ids=tuple(range(num_classes)),
+        **{ours: int(size[theirs]) for ours, theirs in sides.items() if theirs in size},
+    )
+
+
+def _check_config(config: Mapping[str, Any]) -> bool:
+    """Refuse what DN-DETR cannot express; return whether the backbone is dilated."""
+    _need(config, _NEEDED, "config.json")
+    scale = config.get("sine_position_embedding_scale")
+    if scale is not None and not math.isclose(scale, 2 * math.pi, rel_tol=1e-6):
+        raise UserError(f"config.json: sine_position_embedding_scale is {scale}, DN-DETR has 2 pi")
+    for same, unset in (("attention_heads", 8), ("ffn_dim", 2048)):
+        encoder, decoder = config.get(f"encoder_{same}", unset), config.get(f"decoder_{same}", unset)
+        if encoder != decoder:
+            raise UserError(
+                f"config.json: encoder_{same} is {encoder} and decoder_{same} {decoder}; DN-DETR has one for both"
+            )
+    backbone = _part(config, "backbone_config")
+    if backbone.get("model_type") == "resnet":
+        _need(backbone, _NEEDED_OF_RESNET, "config.json, backbone_config")
+    else:
+        name = str(backbone.get("backbone") or config.get("backbone") or "resnet50")
+        if name.split(".")[0] not in RESNETS:
+            raise UserError(f"config.json: backbone {name!r} is not supported; {', '.join(RESNETS)} are")
+    last = (backbone.get("out_features") or ["stage4"])[-1], (backbone.get("out_indices") or [4])[-1]
+    if last[0] != "stage4" or last[1] not in (4, -1):
+        raise UserError(f"config.json: the backbone's last output is {last[0]} ({last[1]}); DN-DETR reads stage4")
+    return bool(config.get("dilation")) or backbone.get("output_stride") == 16
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name) or {}
+    if not isinstance(part, Mapping):
+        raise UserError(f"config of the HuggingFace model: {name} is {part!r}, expected an object")
+    return part
+
+
+def _need(config: Mapping[str, Any], needed: tuple[tuple[str, Any, Any], ...], place: str) -> None:
+    for name, value, unset in needed:
+        if config.get(name, unset) != value:
+            raise UserError(f"{place}: {name} is {config.get(name, unset)!r}; only {value!r} can be imported")
+
+
+def _rename(key: str) -> str:
+    """This project's name of a HuggingFace tensor."""
+    if match := _LAYER.fullmatch(key):
+        part, index, name, kind = match.groups()
+        if name in _LAYERS[part]:
+            return f"transformer.{part}.layers.{index}.{_LAYERS[part][name]}.{kind}"
+    elif match := _BACKBONE.fullmatch(key):
+        return f"backbone.0.body.{_rename_resnet(match[1])}"
+    else:
+        for theirs, ours in _WHOLE.items():
+            if key.startswith(theirs + "."):
+                return ours + key.removeprefix(theirs)
+    raise UserError(f"the HuggingFace model has {key}, which no DAB-DETR has that can be imported")
+
+
+def _rename_resnet(key: str) -> str:
+    """torchvision's name of a tensor of HuggingFace's ResNet; timm's names are the same already."""
+    if match := _STEM.fullmatch(key):
+        return f"{'conv' if match[1] == 'convolution' else 'bn'}1.{match[2]}"
+    if match := _BLOCK.fullmatch(key):
+        stage, block, index, kind, rest = match.groups()
+        return f"layer{int(stage) + 1}.{block}.{'conv' if kind == 'convolution' else 'bn'}{int(index) + 1}.{rest}"
+    if match := _SHORTCUT.fullmatch(key):
+        stage, block, kind, rest = match.groups()
+        return f"layer{int(stage) + 1}.{block}.downsample.{0 if kind == 'convolution' else 1}.{rest}"
+    return key
+
+
+def _stack_projections(state: State) -> None:
+    """The encoder's three input projections as one tensor, in place."""
+    for key in [key for key in state if re.search(r"encoder\.layers\.\d+\.self_attn\.q\.", key)]:
+        layer, kind = key.rsplit(".q.", 1)
+        parts = [f"{layer}.{name}.{kind}" for name in "qkv"]
+        for part in parts:
+            if part not in state:
+                raise UserError(f"the HuggingFace model lacks a projection: {key} is there and {part} is not")
+        state[f"{layer}.in_proj_{kind}"] = torch.cat([state.pop(part) for part in parts])

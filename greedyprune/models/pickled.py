@@ -1,0 +1,121 @@
+"""Files of `torch.save`, read without running code from them.
+
+Published checkpoints keep the training arguments beside the weights, and with them whatever type these had: a
+Namespace, NumPy numbers, paths. PyTorch's weights-only reader refuses what is not on its list. The list here is made of
+stand-ins wherever the real type does more than hold data, so that nothing of NumPy or pathlib is called with arguments
+that a file chose.
+"""
+
+import argparse
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from greedyprune.errors import UserError
+
+
+class _NumpyType:
+    """A NumPy dtype as a pickle describes it."""
+
+    def __init__(self, name: str = "V", *flags: Any) -> None:
+        self.name, self.order = name, "|"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+class _NumpyArray:
+    """An array whose contents nobody reads: random number generators keep their state in one."""
+
+    def __init__(self, *details: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _numpy_scalar(kind: _NumpyType, data: bytes) -> Any:
+    return np.frombuffer(data, np.dtype(kind.order + kind.name))[0].item()  # refuses kinds that hold objects
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    return text.encode("latin1")  # how protocol 2 spells bytes
+
+
+def _path(*parts: str) -> str:
+    return str(PurePosixPath(*parts))
+
+
+def _called(path: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of its own under the name by which a pickle asks for it; torch 2.4 and 2.5 take no (object, name)."""
+
+    def stand_in(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return _named(path, stand_in)
+
+
+def _named(path: str, thing: Any) -> Any:
+    thing.__module__, thing.__name__ = path.rsplit(".", 1)
+    thing.__qualname__ = thing.__name__
+    return thing
+
+
+_SAFE: list[Any] = [
+    argparse.Namespace,
+    _named("numpy.dtype", _NumpyType),
+    _named("numpy.ndarray", _NumpyArray),
+    _called("_codecs.encode", _latin1),
+]
+# Files name these by the module path of the Python or NumPy that wrote them.
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    _SAFE += [_called(f"{_module}.scalar", _numpy_scalar), _called(f"{_module}._reconstruct", _NumpyArray)]
+for _module in ("pathlib", "pathlib._local"):
+    for _name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"):
+        _SAFE.append(_called(f"{_module}.{_name}", _path))
+for _module in ("builtins", "__builtin__"):
+    _SAFE += [_called(f"{_module}.{_kind.__name__}", _kind) for _kind in (set, frozenset, complex, range, slice)]
+
+
+@contextmanager
+def _only_safe() -> Iterator[None]:
+    """PyTorch's reader with exactly this list beside its own; what a caller had added comes back after."""
+    serialization = torch.serialization
+    before = list(serialization.get_safe_globals())
+    serialization.clear_safe_globals()
+    serialization.add_safe_globals(_SAFE)
+    try:
+        yield
+    finally:
+        # Modules of PyTorch that were first imported meanwhile have added their own types.
+        added = [thing for thing in serialization.get_safe_globals() if thing not in _SAFE and thing not in before]
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(before + added)
+
+
+def read_pickled(path: Path) -> Any:
+    """What `torch.save` wrote to a file, tensors on the CPU. Paths come back as text, NumPy arrays as empty objects.
+
+    Raises:
+        UserError: the file is broken, or asks for something that is not on the list of safe types.
+    """
+    try:
+        with _only_safe(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise UserError(
+                f"checkpoint {path} asks for {refused[1]}, which is not on the list of safe types: it was not loaded, "
+                "and nothing in it was run; save its state dict alone, as safetensors"
+            ) from None
+        raise UserError(f"checkpoint {path} is broken, truncated or not a checkpoint") from None
+    except Exception as error:  # whatever bytes make the reader stumble over
+        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        raise UserError(f"checkpoint {path} is broken, truncated or not a checkpoint{reason}") from None

@@ -1,0 +1,50 @@
+"""A dataclass of options as command-line flags: names, types, defaults and help are the dataclass's own."""
+
+import argparse
+import re
+import typing
+from collections.abc import Collection
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+_METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
+Options = TypeVar("Options")
+
+
+def add_flags(group: Any, options: type[Any], leave_out: Collection[str] = (), *, unset: bool = False) -> None:
+    """Add a flag for every field.
+
+    Args:
+        group: an argparse parser or group.
+        options: a dataclass whose docstring has an `Attributes:` section, and whose booleans are False by default.
+        leave_out: fields that get no flag.
+        unset: a flag that is not given is None, so that one can tell.
+    """
+    help_of = _attributes(options)
+    types = typing.get_type_hints(options)
+    for field in fields(options):
+        if field.name in leave_out:
+            continue
+        kinds = [kind for kind in typing.get_args(types[field.name]) if kind is not type(None)] or [types[field.name]]
+        default = None if unset or field.default is MISSING else field.default
+        text = help_of.get(field.name, "").replace("%", "%%")
+        if kinds[0] is bool:
+            group.add_argument(f"--{field.name}", action="store_true", default=default, help=text)
+            continue
+        if unset and field.default is not None:
+            text += f" (default: {field.default})"
+        group.add_argument(f"--{field.name}", type=kinds[0], default=default, metavar=_METAVARS[kinds[0]], help=text)
+
+
+def from_flags(options: type[Options], args: argparse.Namespace) -> Options:
+    """The dataclass that parsed flags say; its own checks apply."""
+    names = [field.name for field in fields(options)]  # type: ignore[arg-type]
+    return options(**{name: getattr(args, name) for name in names})
+
+
+def _attributes(options: type[Any]) -> dict[str, str]:
+    """The `Attributes:` of a docstring: name -> one line of text."""
+    _, _, section = (options.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}

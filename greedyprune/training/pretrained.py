@@ -1,0 +1,35 @@
+"""ImageNet weights for the backbone of a new model."""
+
+from pathlib import Path
+from typing import cast
+
+from greedyprune.errors import UserError
+from greedyprune.models import DNDETR, read_checkpoint
+from greedyprune.models.backbone import Backbone
+
+
+def load_backbone(model: DNDETR, path: Path) -> None:
+    """Load torchvision's weights into a ResNet backbone; its classifier is left out.
+
+    Args:
+        model: a detector with a ResNet backbone.
+        path: a state dict as torchvision publishes it, or the same as safetensors.
+
+    Raises:
+        UserError: the file is of another network.
+    """
+    name, body = model.options.backbone, cast(Backbone, model.backbone[0]).body
+    state = {
+        key: value
+        for key, value in read_checkpoint(path)[0].items()
+        if not key.startswith("fc.") and not key.endswith("num_batches_tracked")
+    }
+    own = body.state_dict()
+    for key in (*own, *state):
+        have, want = (None if key not in tensors else list(tensors[key].shape) for tensors in (state, own))
+        if have != want:
+            raise UserError(
+                f"--backbone_weights {path} is not of {name}: {key} has shape {have or 'none'} there "
+                f"and {want or 'none'} in the model"
+            )
+    body.load_state_dict(state)

@@ -1,0 +1,98 @@
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from greedyprune.data.coco import CocoDetection
+from greedyprune.data.transforms import eval_transform
+from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
+from greedyprune.evaluation.draw import draw_pairs
+from greedyprune.evaluation.evaluate import evaluate, subset_ids
+from greedyprune.evaluation.profile import count_flops, count_parameters
+
+from .tiny_coco import tiny_model, write_tiny
+
+KEYS = {
+    *AP_NAMES,
+    *AR_NAMES,
+    "per_class",
+    "params",
+    "transformer_params",
+    "flops",
+    "transformer_flops",
+    "latency_ms",
+    "device",
+    "threads",
+    "dtype",
+    "images",
+    "image_seed",
+    "image_size",
+}
+
+
+def test_a_subset_is_the_same_each_time_and_smaller_ones_lie_in_larger_ones():
+    ids = [3 * number for number in range(100)]
+    assert subset_ids(ids, 20, seed=1) == subset_ids(reversed(ids), 20, seed=1)
+    assert set(subset_ids(ids, 20, seed=1)) < set(subset_ids(ids, 50, seed=1)) < set(ids)
+    assert subset_ids(ids, 20, seed=1) != subset_ids(ids, 20, seed=2)
+    assert subset_ids(ids, 20, seed=1) == sorted(subset_ids(ids, 20, seed=1))
+
+
+@pytest.mark.parametrize("n", [0, 3, 4])
+def test_none_or_more_than_there_are_means_all_images(n):
+    assert subset_ids([5, 1, 3], n, seed=7) == [1, 3, 5]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = write_tiny(tmp_path_factory.mktemp("tiny"))
+    return CocoDetection(root, "val", None, eval_transform(48, 96))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def test_the_result_holds_what_its_parts_measure(model, dataset):
+    result = evaluate(model, dataset, latency_runs=2, batch_size=4)
+    assert result.accuracy == coco_ap(dataset.coco, result.detections, dataset.image_ids)
+    assert len(result.detections) == 6 * 18  # every (query, class) pair
+    assert (result.params, result.transformer_params) == count_parameters(model)
+    assert result.image_size == (48, 64)
+    assert (result.flops, result.transformer_flops) == count_flops(model, (48, 64))
+    assert (result.images, result.image_seed, result.device, result.dtype) == (6, None, "cpu", "float32")
+    assert result.threads == torch.get_num_threads()
+
+
+def test_the_json_has_the_agreed_keys_and_finite_numbers_only(model, dataset):
+    result = evaluate(model, dataset, latency_runs=2).to_json()
+    assert set(result) == KEYS
+    assert set(result["latency_ms"]) == {"median", "p95", "transformer_median", "transformer_p95"}
+    assert set(result["per_class"]) == {"box", "disc"}
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert all(math.isfinite(result[name]) for name in (*AP_NAMES, *AR_NAMES))
+
+
+def test_a_subset_is_recorded_with_its_size_and_seed(model, dataset):
+    result = evaluate(model, dataset, images=2, seed=5, latency_runs=0)
+    chosen = subset_ids(dataset.image_ids, 2, 5)
+    assert (result.images, result.image_seed, result.latency_ms) == (2, 5, None)
+    assert sorted(set(result.detections.image_ids.tolist())) == chosen
+    assert result.accuracy == coco_ap(dataset.coco, result.detections, chosen)
+
+
+def test_mixed_precision_is_recorded(model, dataset):
+    assert evaluate(model, dataset, images=1, latency_runs=0, amp="bf16").dtype == "bfloat16"
+
+
+def test_pictures_show_ground_truth_and_detections_side_by_side(model, dataset, tmp_path):
+    found = evaluate(model, dataset, latency_runs=0).detections
+    written = draw_pairs(dataset, found, dataset.image_ids[:2], tmp_path / "new" / "folder", min_score=0)
+    assert [path.name for path in written] == ["1_10.png", "2_20.png"]
+    for path in written:
+        with Image.open(path) as picture:
+            assert picture.width > 2 * 640
+            assert picture.height > 480

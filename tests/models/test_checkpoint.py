@@ -1,0 +1,429 @@
+import builtins
+import collections
+import fractions
+import json
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from greedyprune import UserError, build_model, load_checkpoint, load_model
+from greedyprune.models import ModelInfo, read_checkpoint, save_checkpoint
+from greedyprune.models.published import convert_keys, infer_shape, search_masks
+
+SLIM = [[[16, 24], [8, 40]], [[8, 16, 24], [24, 8, 8]]]
+SHAPE = {
+    "num_classes": 6,
+    "backbone": "small",
+    "hidden_dim": 32,
+    "heads": 4,
+    "enc_layers": 2,
+    "dec_layers": 2,
+    "ffn_dim": 48,
+    "num_queries": 7,
+}
+ARGUMENTS = Namespace(
+    modelname="dn_dab_detr",
+    nheads=np.int64(4),
+    dim_feedforward=48,
+    pe_temperatureH=np.float64(10),
+    pe_temperatureW=30,
+    dilation=np.bool_(False),
+    output_dir=Path("logs/run 1"),
+    lr_drop_list=[33, 67],
+    best=collections.Counter({"epoch": 3}),
+    nested=Namespace(device=torch.device("cpu"), classes={"a", "b"}, schedule=range(3), name=np.str_("coco")),
+    random_state=np.random.RandomState(0).get_state(),
+)
+IMAGES = [torch.randn(3, 64, 80, generator=torch.Generator().manual_seed(0))]
+
+
+def answer(model):
+    with torch.no_grad():
+        return model(IMAGES)["pred_logits"]
+
+
+@pytest.fixture(scope="module")
+def dense():
+    torch.manual_seed(0)
+    return build_model("dn_detr", temperature_h=10.0, temperature_w=30.0, **SHAPE).eval()
+
+
+@pytest.fixture(scope="module")
+def ours(dense, tmp_path_factory):
+    """A checkpoint of this project."""
+    path = tmp_path_factory.mktemp("ours") / "model.safetensors"
+    save_checkpoint(dense, path)
+    return path
+
+
+def published(model, flat=False):
+    """A state dict as the published code writes it: with the box head twice and, when flat, without `self_attn.`."""
+    state = collections.OrderedDict(model.state_dict())
+    state |= {f"transformer.decoder.{key}": state[key] for key in list(state) if key.startswith("bbox_embed.")}
+    if flat:
+        state = {re.sub(r"(encoder\.layers\.\d+\.)self_attn\.", r"\1", key): value for key, value in state.items()}
+    return state
+
+
+def refused(path, *words, **options):
+    """The one line with which loading a file is refused."""
+    with pytest.raises(UserError) as error:
+        load_model(path, **options)
+    line = str(error.value)
+    assert "\n" not in line
+    assert str(path) in line
+    for word in words:
+        assert word in line
+    return line
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["with self_attn", "without self_attn"])
+@pytest.mark.parametrize("prefix", ["", "module."], ids=["plain", "data parallel"])
+@pytest.mark.parametrize("cfgs", [None, SLIM], ids=["dense", "slim"])
+def test_published_files_load_with_their_shape(tmp_path, flat, prefix, cfgs):
+    torch.manual_seed(1)
+    model = build_model("dn_detr", cfgs, temperature_h=10.0, temperature_w=30.0, **SHAPE).eval()
+    state = {prefix + key: value for key, value in published(model, flat).items()}
+    content = {"model": state, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]}, "epoch": 4}
+    torch.save({**content, "args": ARGUMENTS}, tmp_path / "published.pth")
+    loaded = load_model(tmp_path / "published.pth")
+    assert loaded.options == model.options
+    assert loaded.cfgs == model.cfgs
+    assert not loaded.training
+    assert torch.equal(answer(loaded), answer(model))
+
+
+def test_a_plain_state_dict_loads_when_the_caller_says_what_tensors_cannot(dense, tmp_path):
+    torch.save(published(dense), tmp_path / "state.pth")
+    loaded = load_model(tmp_path / "state.pth", heads=4, ffn_dim=48, temperature_h=10.0, temperature_w=30.0)
+    assert torch.equal(answer(loaded), answer(dense))
+
+
+def test_arguments_may_be_a_dict_and_the_file_of_the_old_format(dense, tmp_path):
+    content = {"state_dict": published(dense), "args": vars(ARGUMENTS)}
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(answer(load_model(tmp_path / "old.pth")), answer(dense))
+
+
+def test_arguments_of_other_python_and_numpy_versions_are_read_as_data(dense, tmp_path):
+    path = tmp_path / "arguments.pth"
+    torch.save({"model": published(dense), "args": ARGUMENTS}, path)
+    arguments = read_checkpoint(path)[2]
+    assert arguments["nheads"] == 4
+    assert arguments["pe_temperatureH"] == 10.0
+    assert arguments["dilation"] is False
+    assert arguments["output_dir"] == "logs/run 1"
+    assert arguments["best"] == {"epoch": 3}
+    assert arguments["nested"].name == "coco"
+    # The same file as NumPy 1 and Python 3.13 on Windows would have written it.
+    names = {
+        b"numpy._core.multiarray\n": b"numpy.core.multiarray\n",
+        b"pathlib\nPosixPath\n": b"pathlib._local\nWindowsPath\n",
+    }
+    other = tmp_path / "other.pth"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
+        for entry in source.infolist():
+            data = source.read(entry)
+            for here, there in names.items() if entry.filename.endswith("data.pkl") else ():
+                assert here in data
+                data = data.replace(here, there)
+            target.writestr(entry, data)
+    again = read_checkpoint(other)[2]
+    assert again.keys() == arguments.keys()
+    assert (again["nheads"], again["output_dir"]) == (4, "logs/run 1")
+
+
+def test_loading_leaves_the_types_that_others_allowed_as_they_were(dense, tmp_path):
+    torch.save({"model": published(dense), "args": ARGUMENTS}, tmp_path / "a.pth")
+    before = set(torch.serialization.get_safe_globals())
+    torch.serialization.add_safe_globals([Path])
+    load_model(tmp_path / "a.pth")
+    try:
+        assert {Path, *before} <= set(torch.serialization.get_safe_globals())
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(tmp_path / "a.pth", weights_only=True)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(list(before))
+
+
+class Opens:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return builtins.open, (str(self.path), "w")
+
+
+class Shells(Opens):
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+class Imports(Opens):
+    def __reduce__(self):
+        return builtins.exec, (f"open({str(self.path)!r}, 'w')",)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
+@pytest.mark.parametrize("evil", [Opens, Shells, Imports])
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, evil, zipped):
+    trap = tmp_path / "trap"
+    pickle.loads(pickle.dumps(evil(trap)))  # the trap works
+    assert trap.exists()
+    trap.unlink()
+    path = tmp_path / "evil.pth"
+    content = {"model": {"weight": torch.zeros(2)}, "args": evil(trap)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    refused(path, "not on the list of safe types")
+    for protocol in (0, 2, 4):
+        path.write_bytes(pickle.dumps(content, protocol))
+        refused(path)
+    assert not trap.exists()
+
+
+def test_a_type_that_is_not_on_the_list_is_named(dense, tmp_path):
+    torch.save({"model": published(dense), "args": fractions.Fraction(1, 2)}, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", "fractions.Fraction")
+
+
+def test_search_time_files_load_dense_and_give_their_masks(dense, tmp_path):
+    torch.manual_seed(2)
+    state = published(dense, flat=True)
+    widths = {"encoder": {1: 32, 2: 48}, "decoder": {1: 32, 2: 32, 3: 48}}
+    sites = {"encoder": ["attn", "ffn"], "decoder": ["self", "cross", "ffn"]}
+    wanted = {}
+    for part, selects in widths.items():
+        for layer in range(2):
+            for select, width in selects.items():
+                prefix = f"transformer.{part}.layers.{layer}.select{select}.prune_"
+                mask = torch.randn(1, 1, width).half()
+                state |= {f"{prefix}a": mask, f"{prefix}w": torch.zeros(width), f"{prefix}gamma": torch.ones(1)}
+                state[f"{prefix}lsearch"] = torch.zeros(3)
+                wanted[f"{part}.{layer}.{sites[part][select - 1]}"] = mask.flatten() > 0
+    path = tmp_path / "search.pth"
+    torch.save({"model": {f"module.{key}": value for key, value in state.items()}, "args": ARGUMENTS}, path)
+    loaded = load_model(path)
+    assert loaded.cfgs == dense.cfgs
+    assert torch.equal(answer(loaded), answer(dense))
+    masks = search_masks(read_checkpoint(path)[0])
+    assert masks.keys() == wanted.keys()
+    for site, kept in wanted.items():
+        assert torch.equal(masks[site] > 0, kept)
+    assert search_masks(published(dense)) == {}
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101"])
+def test_the_backbone_is_told_from_its_tensors(backbone):
+    with torch.device("meta"):
+        state = build_model("dn_detr", **SHAPE | {"backbone": backbone}).state_dict()
+    options, _ = infer_shape(convert_keys(state), {}, {"heads": 4, "ffn_dim": 48})
+    assert options.to_dict() == build_model("dn_detr", **SHAPE).options.to_dict() | {"backbone": backbone}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_load_as_float32(dense, tmp_path, dtype):
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in published(dense).items()}
+    torch.save({"model": state, "args": ARGUMENTS}, tmp_path / "half.pth")
+    loaded = load_model(tmp_path / "half.pth")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded.class_embed.weight, dense.class_embed.weight.to(dtype).float())
+
+
+@pytest.mark.parametrize(("cfgs", "backbone"), [(None, "small"), (SLIM, "small"), (SLIM, "resnet18")])
+def test_a_checkpoint_of_ours_knows_everything(tmp_path, cfgs, backbone):
+    torch.manual_seed(3)
+    options = SHAPE | {"backbone": backbone, "num_patterns": 2, "activation": "gelu", "temperature_w": 7.0}
+    info = ModelInfo(("a", "b", "c", "d", "e", "f"), (1, 2, 5, 7, 8, 90), 160, 200)
+    model = build_model("dn_detr", cfgs, info=info, **options, freeze_norm=True)
+    model(IMAGES)  # moves the small backbone's statistics, if it trains them
+    save_checkpoint(model.eval(), tmp_path / "model.safetensors", {"note": "kept"})
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert (loaded.options, loaded.cfgs, loaded.info) == (model.options, model.cfgs, info)
+    assert torch.equal(answer(loaded), answer(model))
+    moved = (tmp_path / "model.safetensors").rename(tmp_path / "no suffix")
+    assert torch.equal(answer(load_model(moved)), answer(model))
+
+
+def test_a_checkpoint_of_ours_loads_into_a_model_of_its_shape_alone(dense, ours):
+    other = build_model("dn_detr", **SHAPE)
+    assert load_checkpoint(other, ours) is other
+    assert torch.equal(other.class_embed.weight, dense.class_embed.weight)
+    assert load_checkpoint(other, dense.state_dict()) is other
+    slim = build_model("dn_detr", SLIM, **SHAPE)
+    with pytest.raises(UserError, match=r"in_proj_weight has shape \[96, 32\], here it is \[48, 32\]"):
+        load_checkpoint(slim, ours)
+    more = build_model("dn_detr", **SHAPE | {"num_classes": 9})
+    with pytest.raises(UserError, match=r"\[6, 32\], here it is \[9, 32\]; the numbers of classes differ"):
+        load_checkpoint(more, ours)
+    deeper = build_model("dn_detr", **SHAPE | {"enc_layers": 3})
+    with pytest.raises(UserError, match=r"has no transformer\.encoder\.layers\.2\."):
+        load_checkpoint(deeper, ours)
+    shallower = build_model("dn_detr", **SHAPE | {"enc_layers": 1})
+    with pytest.raises(UserError, match=r"has transformer\.encoder\.layers\.1\..*, which this model lacks"):
+        load_checkpoint(shallower, ours)
+
+
+def test_a_refused_checkpoint_leaves_the_model_as_it_was(ours):
+    model = build_model("dn_detr", SLIM, **SHAPE)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError):
+        load_checkpoint(model, ours)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_widths_that_the_caller_expects_are_compared_by_layer(dense, ours):
+    assert load_model(ours, str(dense.cfgs)).cfgs == dense.cfgs
+    other = dense.cfgs.replace({"decoder.1.cross": 16})
+    refused(ours, "decoder layer 1: cross is 16 in --cfgs and 32 in the checkpoint", cfgs=other)
+    refused(ours, "encoder layer 1: attn is absent in --cfgs and 32 in the", cfgs=[[[32, 48]], dense.cfgs.to_list()[1]])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.999])
+@pytest.mark.parametrize("kind", ["ours.safetensors", "zip.pth", "old.pth"])
+def test_truncated_files_are_refused(dense, ours, tmp_path, kind, share):
+    path = tmp_path / kind
+    if kind == "ours.safetensors":
+        data = ours.read_bytes()
+    else:
+        torch.save({"model": published(dense), "args": ARGUMENTS}, path, _use_new_zipfile_serialization="zip" in kind)
+        data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    refused(path, "truncated")
+
+
+@pytest.mark.parametrize("name", ["noise.pth", "noise.safetensors", "noise"])
+def test_files_of_something_else_are_refused(tmp_path, name):
+    for seed in range(20):
+        (tmp_path / name).write_bytes(np.random.RandomState(seed).bytes(200))
+        refused(tmp_path / name)
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    refused(tmp_path / name)
+
+
+def test_a_path_that_is_no_file_is_named(tmp_path):
+    refused(tmp_path / "missing.pth", "does not exist")
+    refused(tmp_path, "is not a file")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([1, 2], "holds a list"),
+        ({"model": {}, "epoch": 3}, "holds no tensors"),
+        ({"model": {"class_embed.0.weight": torch.zeros(2, 2)}}, "it has no class_embed.weight"),
+        ({"class_embed.weight": torch.zeros(2)}, "class_embed.weight has shape [2]"),
+    ],
+)
+def test_files_without_a_dn_detr_are_refused(tmp_path, content, words):
+    torch.save(content, tmp_path / "other.pth")
+    refused(tmp_path / "other.pth", words)
+
+
+def test_a_deformable_detr_says_what_it_is(tmp_path):
+    state = {"class_embed.0.weight": torch.zeros(91, 256)}
+    arguments = Namespace(modelname="dn_dab_deformable_detr")
+    torch.save({"model": state, "args": arguments}, tmp_path / "other.pth")
+    refused(tmp_path / "other.pth", "not a DN-DETR's", "dn_dab_deformable_detr")
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
+    save_file({"encoder.weight": torch.zeros(2, 2)}, tmp_path / "bert.safetensors")
+    refused(tmp_path / "bert.safetensors", "not a DN-DETR's")
+
+
+@pytest.mark.parametrize(
+    "missing", ["decoder.layers.1.ca_v_proj.weight", "encoder.layers.0.norm1.bias", "query_scale.layers.0"]
+)
+def test_a_published_file_with_tensors_missing_is_refused_by_their_name(dense, tmp_path, missing):
+    state = {key: value for key, value in published(dense).items() if missing not in key}
+    torch.save({"model": state, "args": ARGUMENTS}, tmp_path / "part.pth")
+    refused(tmp_path / "part.pth", missing)
+
+
+def test_training_arguments_that_are_nonsense_are_refused(dense, tmp_path):
+    torch.save({"model": published(dense), "args": Namespace(nheads="many")}, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", "nheads = 'many'")
+    torch.save({"model": published(dense), "args": Namespace(nheads=3)}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="not a multiple of both the 3 heads"):
+        load_model(tmp_path / "a.pth")
+
+
+def rewritten(ours, path, change):
+    """A checkpoint of ours whose description is changed."""
+    with ours.open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    about = json.loads(header["__metadata__"]["greedyprune"])
+    save_file(load_file(ours), path, {"greedyprune": change(about)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda about: "{", "damaged metadata"),
+        (lambda about: "[1]", "damaged metadata"),
+        (lambda about: "[" * 100_000, "damaged metadata"),
+        (lambda about: json.dumps({key: value for key, value in about.items() if key != "cfgs"}), "damaged metadata"),
+        (lambda about: json.dumps(about | {"info": {"colour": 1}}), "damaged metadata"),
+        (lambda about: json.dumps(about | {"info": 3}), "damaged metadata"),
+        (lambda about: json.dumps(about | {"options": 3}), "damaged metadata"),
+        (lambda about: json.dumps(about | {"options": about["options"] | {"heads": "4"}}), "damaged metadata"),
+        (lambda about: json.dumps(about | {"options": about["options"] | {"mood": 4}}), "'mood' is unknown"),
+        (
+            lambda about: json.dumps(about | {"options": about["options"] | {"num_queries": 9}}),
+            "[7, 4], here it is [9, 4]",
+        ),
+        (lambda about: json.dumps(about | {"cfgs": [[[32]]]}), "--cfgs"),
+        (lambda about: json.dumps(about | {"model": "yolo"}), "yolo"),
+        (lambda about: json.dumps(about | {"model": ["dn_detr"]}), "this version knows dn_detr"),
+        (lambda about: json.dumps(about | {"format": 2}), "newer version"),
+    ],
+)
+def test_a_checkpoint_of_ours_with_damaged_metadata_is_refused(ours, tmp_path, change, words):
+    refused(rewritten(ours, tmp_path / "damaged.safetensors", change), words)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from greedyprune import load_model
+from greedyprune.models import save_checkpoint
+model = load_model(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    save_checkpoint(model, sys.argv[1])
+except OSError as error:
+    print("refused")
+"""
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(build_model("dn_detr", **SHAPE), path)
+    before = path.read_bytes()
+    assert len(before) > 1_000_000
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True)
+    assert done.stdout.strip() == "refused", done.stderr
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_saving_replaces_the_old_file_whole(dense, tmp_path):
+    path = tmp_path / "deep" / "model.safetensors"
+    save_checkpoint(build_model("dn_detr", **SHAPE), path)
+    save_checkpoint(dense, path)
+    assert torch.equal(answer(load_model(path)), answer(dense))
+    assert os.listdir(path.parent) == [path.name]

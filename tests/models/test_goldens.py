@@ -1,0 +1,146 @@
+"""Outputs of the published models, for weights filled by a rule. `GREEDYPRUNE_GOLDENS=DIR` runs another folder."""
+
+import importlib.util
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from greedyprune import load_model
+from greedyprune.cfgs import full_cfgs, parse_cfgs
+from greedyprune.models import Criterion, Denoising, postprocess
+from greedyprune.models.published import convert_keys
+
+GOLDENS = Path(os.environ.get("GREEDYPRUNE_GOLDENS") or Path(__file__).parents[1] / "data" / "goldens")
+NAMES = sorted(path.stem for path in GOLDENS.glob("*.json"))
+OUTPUT = {"rtol": 1e-3, "atol": 1e-4}
+LOSS = {"rel": 1e-3, "abs": 1e-6}
+# The softmax does not see what is added to every key alike: gradients of these are zero but for rounding, which is in
+# proportion to what flows through the attention (norms of 1e3, and 1e-7 of that).
+ZERO_IN_THEORY = ("sa_kcontent_proj.bias", "sa_kpos_proj.bias", "ca_kcontent_proj.bias", "ca_kpos_proj.bias")
+GRADIENT_ROUNDING = 1e-4
+
+
+class Golden:
+    """A golden, and the model that a user's checkpoint with its weights loads as."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.said = json.loads((GOLDENS / f"{name}.json").read_text())
+        if self.said["config"]["modelname"] != "dn_dab_detr":
+            pytest.skip(f"{name} is of {self.said['config']['modelname']}, which is not among the models")
+        self.wanted = np.load(GOLDENS / f"{name}.npz")
+        spec = importlib.util.spec_from_file_location("fill", GOLDENS / "fill.py")
+        fill = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(fill)
+        self.images = [torch.from_numpy(image) for image in fill.images(self.said["sizes"], self.said["image_seed"])]
+        self.targets = [
+            {key: torch.from_numpy(value) for key, value in target.items()}
+            for target in fill.targets(self.said["target_seed"], self.said["target_counts"])
+        ]
+        shapes = self.said["state_dict"]
+        state = {key: torch.from_numpy(np.asarray(fill.fill(key, tuple(shape)))) for key, shape in shapes.items()}
+        content = {
+            "model": state,
+            "optimizer": {"state": {0: {"step": 1.0}}, "param_groups": [{"lr": 1e-4, "params": [0]}]},
+            "epoch": 49,
+            "args": Namespace(**self.said["config"], output_dir=Path("logs"), lr=np.float64(1e-4)),
+        }
+        path = folder / "checkpoint.pth"
+        torch.save(content, path)
+        self.model = load_model(path)
+        path.unlink()
+        with torch.no_grad():
+            self.outputs = self.model(self.images)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def golden(request, tmp_path_factory):
+    return Golden(request.param, tmp_path_factory.mktemp("golden"))
+
+
+@pytest.fixture(scope="module")
+def training(golden):
+    """Losses by name, total, weights and gradients of a training step with the golden's denoising."""
+    model = golden.model.train()
+    criterion = Criterion(model.options.num_classes)
+    losses = criterion(model(golden.images, golden.targets, Denoising(**golden.said["train"])), golden.targets)
+    total = criterion.total(losses)
+    total.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters(remove_duplicate=False)}
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    return {name: loss.item() for name, loss in losses.items()}, total.item(), criterion.weight_dict(losses), gradients
+
+
+def test_the_folder_has_goldens():
+    assert NAMES, f"no golden in {GOLDENS}"
+
+
+def test_the_shape_comes_from_the_tensors(golden):
+    config, options = golden.said["config"], golden.model.options
+    dense = full_cfgs(config["enc_layers"], config["dec_layers"], config["hidden_dim"], config["dim_feedforward"])
+    assert golden.model.cfgs == (parse_cfgs(golden.said["cfgs"]) if golden.said["cfgs"] else dense)
+    assert options.dense_cfgs() == dense
+    assert options.backbone == config["backbone"]
+    assert options.num_queries == config["num_queries"]
+    assert options.num_patterns == config["num_patterns"]
+    assert options.activation == config["transformer_activation"]
+    assert (options.heads, options.dilation) == (config["nheads"], config["dilation"])
+
+
+def test_eval_outputs_agree(golden):
+    for name in ("pred_logits", "pred_boxes"):
+        np.testing.assert_allclose(golden.outputs[name], golden.wanted[name], **OUTPUT)
+    for name, key in (("aux_logits_mean", "pred_logits"), ("aux_boxes_mean", "pred_boxes")):
+        means = [stage[key].mean().item() for stage in golden.outputs["aux_outputs"]]
+        np.testing.assert_allclose(means, golden.wanted[name], **OUTPUT)
+
+
+def test_eval_losses_agree(golden):
+    losses = Criterion(golden.model.options.num_classes)(golden.outputs, golden.targets)
+    wanted = dict(golden.said["eval_losses"])
+    # The published criterion lists the denoising losses in eval mode, too, as zeros.
+    denoising = {name: wanted.pop(name) for name in list(wanted) if name.startswith("tgt_")}
+    assert not any(denoising.values())
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, **LOSS)
+
+
+def test_training_losses_with_denoising_agree(golden, training):
+    losses, total, weights, _ = training
+    assert losses == pytest.approx(golden.said["losses"], **LOSS)
+    assert total == pytest.approx(golden.said["total_loss"], **LOSS)
+    assert weights == golden.said["weight_dict"]
+
+
+def test_gradient_norms_agree(golden, training):
+    gradients = training[3]
+    for published, wanted in golden.said["grad_norms"].items():
+        (name,) = convert_keys({published: torch.empty(0)})
+        norm = gradients[name].norm().item()
+        if published.endswith(ZERO_IN_THEORY):
+            assert max(norm, wanted) < GRADIENT_ROUNDING, published
+        else:
+            assert norm == pytest.approx(wanted, rel=1e-3, abs=GRADIENT_ROUNDING / 10), published
+
+
+def test_post_processing_agrees(golden):
+    wanted = {name: golden.wanted[f"post_{name}"] for name in ("scores", "labels", "boxes")}
+    first = {name: golden.outputs[name][:1] for name in ("pred_logits", "pred_boxes")}
+    (found,) = postprocess(first, torch.tensor([[480, 640]]), top_k=len(wanted["scores"]))
+    found = {name: value.numpy() for name, value in found.items()}
+    np.testing.assert_allclose(found["scores"], wanted["scores"], **OUTPUT)
+    assert (np.diff(found["scores"]) <= 0).all()
+    # Scores that rounding cannot tell apart may come in either order, so detections are looked up instead of lined up;
+    # at the end of the list a twin may have fallen off it.
+    apart = np.abs(found["scores"][:, None] - wanted["scores"][None])  # [found, wanted]
+    pixels = np.abs(found["boxes"][:, None] - wanted["boxes"][None])  # [found, wanted, 4]
+    same = apart <= OUTPUT["atol"] + OUTPUT["rtol"] * wanted["scores"]
+    same &= (pixels <= OUTPUT["atol"] * 640 + OUTPUT["rtol"] * np.abs(wanted["boxes"])).all(-1)
+    same &= found["labels"][:, None] == wanted["labels"][None]
+    inside = wanted["scores"] > wanted["scores"][-1] * (1 + OUTPUT["rtol"]) + OUTPUT["atol"]
+    assert same.any(0)[inside].all()
+    assert same.any(1)[: inside.sum()].all()
