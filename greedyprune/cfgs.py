@@ -74,7 +74,7 @@ def parse_cfgs(value: "str | Sequence[Any] | Cfgs") -> Cfgs:
         text = value.strip()
         try:
             value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
             where = getattr(error, "pos", 0)
             raise UserError(
                 f"--cfgs is not a list: reading stops at character {where + 1}, near {text[where : where + 20]!r}; "

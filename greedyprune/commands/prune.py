@@ -28,6 +28,7 @@ from greedyprune.evaluation.predict import autocast
 from greedyprune.models import DNDETR
 from greedyprune.pruning.kept import KeptSets
 from greedyprune.pruning.schedule import SCHEDULES, KindOptions, ScheduleOptions
+from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
 from greedyprune.report import progress_bar
 from greedyprune.search.cost import CostModel
@@ -149,7 +150,9 @@ def main(argv: Sequence[str] | None = None, schedule: str = "gp") -> int:
     name = args.study or f"prune-{args.schedule}"
     command = shlex.join([*sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
     cost = CostModel(model, typical_size(val, full))
-    with Study.open(args.db or str(args.output_dir / "prune.db"), name, settings, command_hint=command) as study:
+    steps = {site.name: (site.width, options.kind(site).step) for site in list_sites(model)}
+    db = args.db or str(args.output_dir / "prune.db")
+    with Study.open(db, name, settings, sites=steps, command_hint=command) as study:
         result = study.result()
         if result is None:
             try:

@@ -145,7 +145,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--backbone_weights", type=Path, metavar="PATH", help="torchvision's weights for a ResNet backbone"
     )
     group.add_argument("--short_side", type=int, metavar="PX", help="images' short side (default: 800; demo data: 160)")
-    group.add_argument("--long_side", type=int, metavar="PX", help="images' longest side (default: 1333; demo data: 160)")
+    group.add_argument(
+        "--long_side", type=int, metavar="PX", help="images' longest side (default: 1333; demo data: 160)"
+    )
     add_flags(group, DNDETROptions, leave_out=("num_classes",), unset=True)
     add_data_arguments(parser, TrainOptions.batch_size)
     add_device_arguments(parser)

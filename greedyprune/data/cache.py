@@ -57,5 +57,5 @@ def _locked(path: Path) -> Iterator[None]:
     """One process at a time; the system frees the lock when a process ends, however it ends."""
     with path.open("w") as file:
         if sys.platform != "win32":
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.lockf(file, fcntl.LOCK_EX)  # which, unlike flock, the workers do not inherit
         yield

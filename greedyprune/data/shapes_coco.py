@@ -7,6 +7,8 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -152,7 +154,8 @@ def _draw_all(folder: Path, seed: int, chunks: list[tuple[str, range]], workers:
         return
     # A forked process need not import the tool that runs anew, nor PyTorch. macOS's libraries do not survive a fork.
     method = "fork" if sys.platform == "linux" else "spawn"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), initializer=_ignore_interrupts)
+    context = multiprocessing.get_context(method)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),))
     try:
         futures: list[Future[list[Drawn]]] = [pool.submit(draw, chunk) for chunk in chunks]
         for future in futures:
@@ -163,8 +166,16 @@ def _draw_all(folder: Path, seed: int, chunks: list[tuple[str, range]], workers:
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
+def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers, too; the parent ends them
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Nobody else ends the workers of a parent that was killed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _draw_chunk(folder: Path, seed: int, chunk: tuple[str, range]) -> list[Drawn]:

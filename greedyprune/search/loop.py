@@ -70,15 +70,16 @@ def position_of(order: Sequence[Site], baseline: Baseline, records: Sequence[Rec
     """Replay the records of a search."""
     kept: KeptSets = {}
     growing: tuple[int, ...] = ()
-    round_, subset_map, full_map = 0, baseline.subset_map, float(baseline.full_map)
-    measured: float | None = full_map
+    round_ = 0
+    subset_map: float = baseline.subset_map
+    full_map: float | None = baseline.full_map
     for record in records:
         growing, round_ = record.kept, record.round + 1
         if record.done:
             kept[record.site] = record.kept
             growing, round_ = (), 0
-            subset_map, measured = record.subset_map, record.full_map
-    return Position(kept, len(kept), growing, round_, subset_map, measured)
+            subset_map, full_map = record.subset_map, record.full_map
+    return Position(kept, len(kept), growing, round_, subset_map, full_map)
 
 
 def search(

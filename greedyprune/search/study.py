@@ -62,15 +62,15 @@ class Study:
         started = time.perf_counter()
         if not 0 < len(name) <= 200:
             raise UserError(f"--study {name!r}: a study's name has 1 to 200 characters")
-        database = Database(url)
+        database = Database(url, hold=True)
         database.create()
         lock = take_lock(database, name)
+        study = cls(database, name, lock, width_distributions(sites))
         try:
-            study = cls(database, name, lock, width_distributions(sites))
             study._begin(json.loads(json.dumps(dict(settings))), command_hint)
             study.records()  # a trial that is not ours must be told now, not in the end
         except BaseException:
-            lock.release()
+            study.close()
             raise
         study.bookkeeping_seconds = time.perf_counter() - started
         return study
@@ -110,8 +110,9 @@ class Study:
         self._set({"result": dict(result)})
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock and the database back."""
         with self._timed():
+            self._database.close()
             self._lock.release()
 
     def __enter__(self) -> "Study":

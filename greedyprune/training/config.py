@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from greedyprune.data.transforms import AUGMENTATIONS
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import AMP_DTYPES
 from greedyprune.models import Denoising
 
 SCHEDULES = ("step", "cosine", "constant")
-AUGMENTATIONS = ("detr", "flips", "none")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TrainOptions:
         scalar: denoising groups.
         label_noise_scale: probability that a denoising label is replaced.
         box_noise_scale: how far denoising boxes move and grow, in parts of their size.
-        augment: detr (flip, several sizes, crop), flips (both flips, transpose, colours swapped) or none.
+        augment: detr (flip, several sizes, crop), flips (both flips, x and y swapped, colours shuffled) or none.
         train_images: only the first so many training images; 0: all. The demo data set is made so large if need be.
         eval_every: epochs between evaluations; the last epoch always has one; 0: only that one.
         eval_images: validation images, chosen by the seed; 0: all.

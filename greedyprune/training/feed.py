@@ -1,21 +1,19 @@
 """Training batches as a function of seed and step, so that a resumed training sees what it would have seen."""
 
 import hashlib
-import random
 import signal
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from greedyprune.data.coco import CocoDetection, Item
 from greedyprune.errors import UserError
 from greedyprune.models import ImageBatch, pad_images
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World
 
-Item = tuple[Tensor, dict[str, Any]]
 Part = tuple[ImageBatch, list[dict[str, Any]]]
 
 
@@ -34,7 +32,7 @@ class SeededItems(Dataset[Item]):
     """A data set whose random augmentation is a function of seed, epoch and index, in whatever process it runs.
 
     Args:
-        dataset: augments with PyTorch's and Python's global random numbers.
+        dataset: augments with random numbers of PyTorch's global generator.
         seed: of the training.
         epoch: from 0.
     """
@@ -43,10 +41,20 @@ class SeededItems(Dataset[Item]):
         self.dataset, self.seed, self.epoch = dataset, seed, epoch
 
     def __getitem__(self, index: int) -> Item:
-        seed = mixed_seed(self.seed, self.epoch, index)
-        random.seed(seed)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would wake up CUDA in a worker
+        # torch.manual_seed would wake up CUDA in a worker.
+        torch.default_generator.manual_seed(mixed_seed(self.seed, self.epoch, index))
         return self.dataset[index]
+
+
+def cached(dataset: CocoDetection, images: int) -> CocoDetection:
+    """A copy that has its first images in memory, where worker processes share them instead of each its own."""
+    copy = CocoDetection(
+        dataset.root, "train", dataset.category_ids, lambda image, target: (image, target), cache_images=True
+    )
+    for index in range(images):
+        copy[index]
+    copy.transform = dataset.transform
+    return copy
 
 
 class Feed:
@@ -65,7 +73,7 @@ class Feed:
         UserError: a batch that cannot be cut evenly, or too few images.
     """
 
-    def __init__(self, dataset: Any, options: TrainOptions, run: RunOptions, world: World) -> None:
+    def __init__(self, dataset: CocoDetection, options: TrainOptions, run: RunOptions, world: World) -> None:
         self.dataset, self.options, self.run, self.world = dataset, options, run, world
         cuts = run.accumulate * world.size
         if options.batch_size % cuts:
@@ -81,6 +89,8 @@ class Feed:
                 f"there are {self.images} training images, fewer than --batch_size {options.batch_size}; "
                 "use a smaller one"
             )
+        if run.cache_images:
+            self.dataset = cached(dataset, self.images)
 
     def steps(self, epoch: int, start: int) -> Iterator[list[Part]]:
         """This process's parts of every step of an epoch (from 0), from its step `start` on."""

@@ -1,8 +1,8 @@
 """Everything a training needs to go on, as one file; and the lock of the folder it lies in."""
 
-import fcntl
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
+
+if sys.platform != "win32":
+    import fcntl
 
 STATE, LAST, BEST, LOG = "state.safetensors", "last.safetensors", "best.safetensors", "log.jsonl"
 _METADATA_KEY = "training"
@@ -91,12 +94,21 @@ def read_state(folder: Path) -> tuple[Position, dict[str, Any], dict[str, dict[s
     return position, about["settings"], tensors
 
 
-def check_settings(stored: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:
+def check_settings(
+    stored: Mapping[str, Any], current: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path
+) -> None:
     """Check that the training in a folder is the one that is asked for.
+
+    Args:
+        stored: settings of the folder's state.
+        current: settings that are asked for.
+        defaults: of settings that an older version's state may lack.
+        folder: to name in errors.
 
     Raises:
         UserError: names every setting that differs, with both values.
     """
+    stored = {**defaults, **stored}
     normal = json.loads(json.dumps(current))  # tuples become lists, as in the file
     differing = [
         f"{name} is {_short(stored.get(name))} there and {_short(normal.get(name))} here"
@@ -137,17 +149,7 @@ class Folder:
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise UserError(f"--output_dir {self.path} cannot be written to: {error.strerror}") from None
-        try:
-            # Of this process alone: flock's would live on in the workers of a killed training.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
-            os.close(self._lock)
-            raise UserError(
-                f"another training (process {holder}) is writing to {self.path}; wait for it, or give --output_dir"
-            ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+        self._take_lock()
         if not (self.path / STATE).exists():
             for name in (LAST, BEST):
                 if (self.path / name).exists():
@@ -158,6 +160,22 @@ class Folder:
             for leftover in self.path.glob(f".{name}.*"):  # of a write that was killed
                 leftover.unlink()
         return self
+
+    def _take_lock(self) -> None:
+        if sys.platform == "win32":
+            return  # without a lock that ends with its holder, none is better than one that stays behind
+        try:
+            # Of this process alone: flock's would live on in the workers of a killed training.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise UserError(
+                f"another training (process {holder}) is writing to {self.path}; wait for it, or give another "
+                "--output_dir"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

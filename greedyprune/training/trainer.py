@@ -192,7 +192,7 @@ class Trainer:
             if self._saved_step < position.step:
                 self._save()
             started = time.perf_counter()
-            accuracy = self.validation.measure(self.result, self._until(stop) if self.world.size == 1 else None)
+            accuracy = self._measure(stop)
             if accuracy is not None:
                 position.accuracy = accuracy
                 record |= {**accuracy, "eval_seconds": round(time.perf_counter() - started, 1)}
@@ -203,6 +203,15 @@ class Trainer:
         if log:
             log.epoch(record)
         self._save()
+
+    def _measure(self, stop: StopSignals) -> dict[str, Any] | None:
+        try:
+            return self.validation.measure(self.result, self._until(stop) if self.world.size == 1 else None)
+        except RuntimeError:
+            # A signal to the whole group has ended the workers, too.
+            if stop.raised:
+                raise self._stopped() from None
+            raise
 
     def _log(self, log: TrainLog | None, seconds: float, lr: float) -> None:
         """Means over the steps since the last record, of all processes."""
@@ -280,7 +289,7 @@ class Trainer:
         if found is None:
             return None
         position, settings, tensors = found
-        check_settings(settings, self.settings, self.run.output_dir)
+        check_settings(settings, self.settings, TrainOptions().to_dict(), self.run.output_dir)
         _load(self.model, tensors["model"])
         load_optimizer(self.optimizer, self.model, tensors.get("optimizer", {}))
         if self.ema:

@@ -1,0 +1,105 @@
+import json
+import shutil
+
+import pytest
+
+from greedyprune import UserError
+from greedyprune.data import CocoDetection
+
+
+def edit(folder, change):
+    path = folder / "annotations" / "instances_val2017.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def complaint(folder):
+    with pytest.raises(UserError) as error:
+        CocoDetection(folder, "val")
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_missing_folder_is_named_with_the_layout(tmp_path):
+    message = complaint(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in message
+    assert "annotations/instances_val2017.json" in message
+
+
+@pytest.mark.parametrize("part", ["annotations/instances_val2017.json", "val2017"])
+def test_a_missing_part_of_the_layout_is_named(two_images, part):
+    path = two_images / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert f"{two_images} has no {part}" in complaint(two_images)
+
+
+@pytest.mark.parametrize("content", [b'{"images": [', b"\xff\xfe\x00", b""])
+def test_a_file_that_is_not_json_is_named(two_images, content):
+    path = two_images / "annotations" / "instances_val2017.json"
+    path.write_bytes(content)
+    assert f"{path} is not JSON" in complaint(two_images)
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_a_missing_list_is_named(two_images, key):
+    edit(two_images, lambda data: data.pop(key))
+    assert f"no list '{key}'" in complaint(two_images)
+
+
+def test_a_file_that_holds_a_list_is_refused(two_images):
+    (two_images / "annotations" / "instances_val2017.json").write_text("[]")
+    assert "no list 'images'" in complaint(two_images)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"category_id": 77}, "annotation 2 is of category 77, which is not listed"),
+        ({"category_id": [3]}, "annotation 2 is of category [3], which is not listed"),
+        ({"image_id": 6}, "annotation 2 is of image 6, which is not listed"),
+        ({"bbox": [1, 2, -3, 4]}, "annotation 2 has a negative size: width -3, height 4"),
+        ({"bbox": [1, 2, 3, -4.5]}, "annotation 2 has a negative size: width 3, height -4.5"),
+        ({"bbox": [1, 2, 3]}, "annotation 2 has bbox [1, 2, 3], not four finite numbers"),
+        ({"bbox": [1, 2, float("nan"), 3]}, "annotation 2 has bbox [1, 2, nan, 3], not four finite numbers"),
+        ({"bbox": None}, "annotation 2 has bbox None"),
+        ({"area": "big"}, "annotation 2 has area 'big'"),
+        ({"id": 1}, "two of annotation id 1"),
+    ],
+)
+def test_an_annotation_that_makes_no_sense_is_named_by_its_id(two_images, change, expected):
+    edit(two_images, lambda data: data["annotations"][1].update(change))
+    message = complaint(two_images)
+    assert expected in message
+    assert "instances_val2017.json" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("images", "file_name"), ("images", "id"), ("annotations", "bbox"), ("categories", "name")]
+)
+def test_an_entry_without_a_key_is_named_by_its_place(two_images, kind, key):
+    edit(two_images, lambda data: data[kind][1].pop(key))
+    assert f"number 2 of the file has no '{key}'" in complaint(two_images)
+
+
+def test_an_image_without_size_is_named(two_images):
+    edit(two_images, lambda data: data["images"][0].update(height=0))
+    assert "image 5 (5.png) has size 30 x 0" in complaint(two_images)
+
+
+def test_detection_sets_need_neither_iscrowd_nor_area(two_images):
+    dataset = CocoDetection(two_images, "val")
+    assert [annotation["iscrowd"] for annotation in dataset.coco.imgToAnns[5]] == [0, 0, 1]
+    assert [annotation["area"] for annotation in dataset.coco.imgToAnns[5]] == [80.0, 750.0, 81.0]
+
+
+def test_opening_prints_nothing_and_a_changed_file_is_read_again(two_images, capsys):
+    before = CocoDetection(two_images, "val")
+    assert CocoDetection(two_images, "val").coco is before.coco
+    edit(two_images, lambda data: data["annotations"].pop())
+    after = CocoDetection(two_images, "val")
+    assert (len(before.coco.anns), len(after.coco.anns)) == (3, 2)
+    assert before.fingerprint != after.fingerprint
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ""

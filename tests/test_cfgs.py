@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from greedyprune import UserError
+from greedyprune.cfgs import Cfgs, check_cfgs, full_cfgs, parse_cfgs
+
+TEXT = "[[[152, 416], [232, 1408]], [[8, 136, 544], [184, 192, 1216], [240, 168, 1920]]]"
+CFGS = Cfgs(((152, 416), (232, 1408)), ((8, 136, 544), (184, 192, 1216), (240, 168, 1920)))
+DENSE = full_cfgs(2, 3, 256, 2048)
+PUBLISHED = Path(__file__).parents[1] / "cfgs"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        TEXT,
+        f"  {TEXT}\n",
+        TEXT.replace(" ", ""),
+        TEXT.split(),
+        [TEXT],
+        json.loads(TEXT),
+        (((152, 416), (232, 1408)), ((8, 136, 544), (184, 192, 1216), (240, 168, 1920))),
+        CFGS,
+    ],
+    ids=["quoted", "spaces around", "no spaces", "words", "one word", "lists", "tuples", "parsed"],
+)
+def test_every_way_to_give_a_width_list_is_read(given):
+    assert parse_cfgs(given) == CFGS
+
+
+def test_what_is_printed_is_read_back():
+    assert str(CFGS) == TEXT
+    assert parse_cfgs(str(CFGS)) == CFGS
+    assert CFGS.to_list() == json.loads(TEXT)
+
+
+@pytest.mark.parametrize("name", ["gp", "mgp"])
+def test_published_lists_fit_the_published_model(name):
+    cfgs = parse_cfgs((PUBLISHED / f"dn_detr_r50_{name}.json").read_text())
+    assert check_cfgs(cfgs, full_cfgs(6, 6, 256, 2048), heads=8) is cfgs
+
+
+def test_widths_go_by_site_front_to_back():
+    names = list(CFGS.widths())
+    assert names[:3] == ["encoder.0.attn", "encoder.0.ffn", "encoder.1.attn"]
+    assert names[-3:] == ["decoder.2.self", "decoder.2.cross", "decoder.2.ffn"]
+    changed = CFGS.replace({"encoder.1.ffn": 32, "decoder.0.cross": 16})
+    assert changed.encoder[1] == (232, 32)
+    assert changed.decoder[0] == (8, 16, 544)
+    assert changed.replace({"encoder.1.ffn": 1408, "decoder.0.cross": 136}) == CFGS
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", ["reading stops at character 1"]),
+        ("[[[152, 416], [232, 1408]]", ["reading stops at character"]),
+        ("[[[152 416]]]", ["character 8", "416"]),
+        ("[" * 100_000, ["not a list"]),
+        (f"[[[152, {'9' * 5000}]], [[8, 136, 544]]]", ["not a list"]),
+        ("152", ["152", "needs 2"]),
+        ("{}", ["needs 2"]),
+        ("[[[152, 416]]]", ["1 parts"]),
+        ("[[[152, 416]], [[8, 136, 544]], []]", ["3 parts"]),
+        ("[[], [[8, 136, 544]]]", ["encoder part is []"]),
+        ("[[[152, 416]], 7]", ["decoder part is 7"]),
+        ("[[152, 416], [[8, 136, 544]]]", ["encoder layer 0 is 152"]),
+        ("[[[[152, 416]]], [[8, 136, 544]]]", ["encoder layer 0 has 1 numbers", "expected 2"]),
+        ("[[[152, 416], [232]], [[8, 136, 544]]]", ["encoder layer 1 has 1 numbers", "expected 2"]),
+        ("[[[152, 416]], [[8, 136, 544], [8, 136]]]", ["decoder layer 1 has 2 numbers", "expected 3"]),
+        ("[[[152, 416.5]], [[8, 136, 544]]]", ["encoder layer 0", "ffn is 416.5"]),
+        ("[[[152, true]], [[8, 136, 544]]]", ["encoder layer 0", "ffn is True"]),
+        ("[[[152, NaN]], [[8, 136, 544]]]", ["encoder layer 0", "ffn is nan"]),
+        ("[[[0, 416]], [[8, 136, 544]]]", ["encoder layer 0", "attn is 0"]),
+        ("[[[152, 416]], [[8, -8, 544]]]", ["decoder layer 0", "cross is -8"]),
+        ('[[[152, "416"]], [[8, 136, 544]]]', ["encoder layer 0", "ffn is '416'"]),
+        (None, ["None"]),
+    ],
+)
+def test_a_malformed_list_is_refused_with_the_place(given, words):
+    with pytest.raises(UserError) as error:
+        parse_cfgs(given)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("before", ["", "[[[152, 416]], ", "1 or "])
+def test_text_is_never_evaluated(tmp_path, before):
+    trap = tmp_path / "trap"
+    with pytest.raises(UserError, match="not a list"):
+        parse_cfgs(f"{before}__import__('os').system('touch {trap}')")
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (CFGS.replace({"encoder.1.attn": 233}), ["encoder layer 1", "attn width 233", "the 8 heads"]),
+        (CFGS.replace({"decoder.2.cross": 4}), ["decoder layer 2", "cross width 4", "the 8 heads"]),
+        (CFGS.replace({"decoder.0.self": 264}), ["decoder layer 0", "self width 264", "dense model's 256"]),
+        (CFGS.replace({"encoder.0.ffn": 2049}), ["encoder layer 0", "ffn width 2049", "dense model's 2048"]),
+        (Cfgs(CFGS.encoder[:1], CFGS.decoder), ["1 encoder layers", "the model has 2"]),
+        (Cfgs(CFGS.encoder, CFGS.decoder * 2), ["6 decoder layers", "the model has 3"]),
+    ],
+)
+def test_widths_that_do_not_fit_the_model_are_refused_with_both_numbers(given, words):
+    with pytest.raises(UserError) as error:
+        check_cfgs(given, DENSE, heads=8)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_ffn_widths_need_not_be_multiples_of_the_heads():
+    assert check_cfgs(CFGS.replace({"encoder.0.ffn": 417}), DENSE, heads=8)

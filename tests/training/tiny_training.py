@@ -1,0 +1,72 @@
+"""Trainings of a few steps on a few small images."""
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from greedyprune import build_model
+from greedyprune.data.coco import CocoDetection
+from greedyprune.data.transforms import eval_transform, train_transform
+from greedyprune.models import DNDETR, ModelInfo
+from greedyprune.training import Feed, RunOptions, Trainer, TrainOptions, Validation, World
+from greedyprune.training.log import TrainLog
+from greedyprune.training.state import LOG
+
+from ..evaluation.tiny_coco import CATEGORIES, write_tiny
+
+IMAGES = 9
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def write_data(folder: Path) -> Path:
+    """Nine training images of 64 x 48 pixels, the last one empty, and four validation images."""
+    write_tiny(folder, IMAGES, "train")
+    return write_tiny(folder, 4, "val")
+
+
+def small_model(**options) -> DNDETR:
+    """Always the same weights."""
+    torch.manual_seed(0)
+    shape = {"hidden_dim": 16, "heads": 2, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 8, "num_queries": 9}
+    info = ModelInfo(tuple(CATEGORIES.values()), tuple(CATEGORIES), 48, 64)
+    return build_model("dn_detr", info=info, num_classes=2, backbone="small", **{**shape, **options})
+
+
+def make_trainer(data: Path, folder: Path, *, model: DNDETR | None = None, world: World = ALONE, run=None, **options):
+    """A trainer of `small_model`; `run` are options of the run, the others those of the training."""
+    folder.mkdir(exist_ok=True)
+    chosen = TrainOptions(**{"epochs": 2, "batch_size": 4, "augment": "none", "eval_every": 0, **options})
+    running = RunOptions(folder, **(run or {}))
+    model = model or small_model()
+    transform = train_transform(chosen.augment, 48, 64)
+    feed = Feed(CocoDetection(data, "train", tuple(CATEGORIES), transform), chosen, running, world)
+    val_data = CocoDetection(data, "val", tuple(CATEGORIES), eval_transform(48, 64))
+    return Trainer(model, feed, Validation(val_data, chosen, running, world), chosen, running, world, {})
+
+
+def train(trainer: Trainer) -> list[dict]:
+    """Train to the end; the records of the log."""
+    position = trainer.position
+    log = TrainLog(trainer.run.output_dir, position.step, position.epochs_done, trainer.total)
+    try:
+        trainer.train(log)
+    finally:
+        log.close()
+    return read_log(trainer.run.output_dir)
+
+
+def read_log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def losses(records: list[dict]) -> list[float]:
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def farthest(one: Path, other: Path) -> float:
+    """The largest difference between the tensors of two files, over the largest tensor entry."""
+    a, b = (safetensors.torch.load_file(path) for path in (one, other))
+    assert a.keys() == b.keys()
+    return max(float((a[key].double() - b[key].double()).abs().max()) for key in a if a[key].numel())
