@@ -42,9 +42,7 @@ class Cfgs:
     def replace(self, widths: dict[str, int]) -> "Cfgs":
         """A copy in which the named sites have other widths."""
         merged = {**self.widths(), **widths}
-        encoder = tuple(
-            (merged[f"encoder.{i}.attn"], merged[f"encoder.{i}.ffn"]) for i in range(len(self.encoder))
-        )
+        encoder = tuple((merged[f"encoder.{i}.attn"], merged[f"encoder.{i}.ffn"]) for i in range(len(self.encoder)))
         decoder = tuple(
             (merged[f"decoder.{i}.self"], merged[f"decoder.{i}.cross"], merged[f"decoder.{i}.ffn"])
             for i in range(len(self.decoder))

@@ -39,11 +39,11 @@ from greedyprune.search.result import comparison_table, site_table, summarize, w
 from greedyprune.search.study import Study
 
 SCORER = "loss"
-# Settings that both kinds of sites share unless `--attn.X` or `--ffn.X` says otherwise.
-_SHARED = {
-    "map_tol": (float, 0.02, "a site is done at (1 - this) x its target AP"),
-    "skip_eval_converge": (float, 0.0, "no full evaluation while the subset's AP is below (1 - this) x target"),
-    "num_evaluate": (int, 32, "candidate channels scored in a round, drawn at random; 0: all"),
+# Settings of a kind of sites: type, default for attention and for FFN, and what it is.
+_OF_KIND = {
+    "map_tol": (float, 0.02, 0.02, "a site is done at (1 - this) x its target AP"),
+    "skip_eval_converge": (float, 0.0, 0.0, "no full evaluation while the subset's AP is below (1 - this) x target"),
+    "num_evaluate": (int, 32, 96, "candidate channels scored in a round, drawn at random; 0: all"),
 }
 
 
@@ -62,13 +62,12 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     add_device_arguments(parser)
     group = parser.add_argument_group("schedule")
     group.add_argument("--schedule", choices=SCHEDULES, default=schedule, help="order of the sites and their targets")
-    for name, (kind, default, text) in _SHARED.items():
-        group.add_argument(f"--{name}", type=kind, default=default, metavar="X", help=text)
-    for name, (kind, _, _) in _SHARED.items():
+    for name, (kind, attn, ffn, text) in _OF_KIND.items():
+        default = attn if attn == ffn else f"{attn} for attention, {ffn} for FFN"
+        group.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} (default: {default})")
+    for name, (kind, *_) in _OF_KIND.items():
         for part in ("attn", "ffn"):
-            group.add_argument(
-                f"--{part}.{name}", type=kind, metavar="X", help=f"--{name} of {part} sites (default: --{name})"
-            )
+            group.add_argument(f"--{part}.{name}", type=kind, metavar="X", help=f"--{name} of {part} sites alone")
     group.add_argument(
         "--attn_step", type=whole_number(1), default=1, metavar="N", help="channels that a round adds to every head"
     )
@@ -110,8 +109,10 @@ def schedule_options(args: argparse.Namespace, heads: int) -> ScheduleOptions:
     """
     kinds = {}
     for part, step in (("attn", args.attn_step * heads), ("ffn", args.ffn_step)):
-        own = {name: getattr(args, f"{part}.{name}") for name in _SHARED}
-        values = {name: getattr(args, name) if value is None else value for name, value in own.items()}
+        values = {}
+        for name, (_, attn, ffn, _) in _OF_KIND.items():
+            given = [getattr(args, f"{part}.{name}"), getattr(args, name), attn if part == "attn" else ffn]
+            values[name] = next(value for value in given if value is not None)
         kinds[part] = KindOptions(**values, step=step)
     return ScheduleOptions(args.schedule, kinds["attn"], kinds["ffn"], args.site_decay, args.seed)
 

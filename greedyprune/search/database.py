@@ -49,8 +49,7 @@ class Database:
     Args:
         url: a file, or a SQLAlchemy URL.
         hold: keep a SQLite file open between transactions, with a write-ahead log until `close`. A transaction then
-            waits for no disk (milliseconds, but a tenth of a second on a busy machine), and yet neither a kill nor a
-            power failure leaves half of one.
+            does not wait for the disk, and yet neither a kill nor a power failure leaves half of one.
 
     Attributes:
         label: the database as messages call it, without a password.
@@ -68,8 +67,9 @@ class Database:
         self._is_uri = "uri" in self.url.query  # a SQLite URI carries its own open mode
         self.path = _sqlite_path(self.url) if sqlite else None
         wait = {"timeout": BUSY_SECONDS} if sqlite and "timeout" not in self.url.query else {}
+        pool = QueuePool if sqlite and hold else NullPool
         try:
-            self.engine = sa.create_engine(self.url, poolclass=QueuePool if sqlite and hold else NullPool, connect_args=wait)
+            self.engine = sa.create_engine(self.url, poolclass=pool, connect_args=wait)
         except exc.NoSuchModuleError:
             raise UserError(
                 f"--db {self.label}: SQLAlchemy knows no database {self.url.drivername!r}; "
@@ -86,7 +86,7 @@ class Database:
         if self.path is not None:
             event.listen(self.engine, "connect", _leave_transactions_alone)
             event.listen(self.engine, "begin", _begin)
-            if hold and not _may_be_shared_by_hosts(self.path):
+            if hold and not is_on_network(self.path, _read_mounts()):
                 event.listen(self.engine, "connect", _log_ahead)
 
     def create(self) -> None:
@@ -264,14 +264,24 @@ def _begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _may_be_shared_by_hosts(path: Path) -> bool:
-    """Whether a file is on a network file system: a write-ahead log needs memory that all its readers share."""
+def is_on_network(path: Path, mounts: str) -> bool:
+    """Whether other hosts may have a file open, too: a write-ahead log needs memory that all its readers share.
+
+    Args:
+        path: an absolute path without links.
+        mounts: the content of Linux's /proc/self/mounts.
+    """
+    found, depth = "", -1
+    for line in mounts.splitlines():
+        _, folder, kind = line.split(" ")[:3]
+        folder = folder.replace("\\040", " ")
+        if path.is_relative_to(folder) and len(folder) >= depth:  # of two mounts on one folder, the later one counts
+            found, depth = kind, len(folder)
+    return found.startswith(_NETWORK_FILE_SYSTEMS)
+
+
+def _read_mounts() -> str:
     try:
-        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        return Path("/proc/self/mounts").read_text(errors="replace")
     except OSError:  # not Linux
-        return False
-    # The last of the mounts that hold the path; deeper ones are longer, and later ones hide earlier ones.
-    holding = [(len(at), kind) for _, at, kind, *_ in mounts if path.is_relative_to(at.replace("\\040", " "))]
-    depth = max((length for length, _ in holding), default=0)
-    kinds = [kind for length, kind in holding if length == depth]
-    return bool(kinds) and kinds[-1].startswith(_NETWORK_FILE_SYSTEMS)
+        return ""

@@ -63,8 +63,12 @@ class Study:
         if not 0 < len(name) <= 200:
             raise UserError(f"--study {name!r}: a study's name has 1 to 200 characters")
         database = Database(url, hold=True)
-        database.create()
-        lock = take_lock(database, name)
+        try:
+            database.create()
+            lock = take_lock(database, name)
+        except BaseException:
+            database.engine.dispose()
+            raise
         study = cls(database, name, lock, width_distributions(sites))
         try:
             study._begin(json.loads(json.dumps(dict(settings))), command_hint)

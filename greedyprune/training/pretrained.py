@@ -1,4 +1,4 @@
-"""ImageNet weights for the backbone of a new model."""
+"""Weights that the backbone of a new model starts from."""
 
 from pathlib import Path
 from typing import cast
@@ -9,22 +9,22 @@ from greedyprune.models.backbone import Backbone
 
 
 def load_backbone(model: DNDETR, path: Path) -> None:
-    """Load torchvision's weights into a ResNet backbone; its classifier is left out.
+    """Load torchvision's weights into a ResNet backbone, or those of tools/pretrain_backbone.py into any.
 
     Args:
-        model: a detector with a ResNet backbone.
-        path: a state dict as torchvision publishes it, or the same as safetensors.
+        model: a detector.
+        path: a state dict as torchvision publishes it, with or without the classifier, or the same as safetensors.
 
     Raises:
         UserError: the file is of another network.
     """
     name, body = model.options.backbone, cast(Backbone, model.backbone[0]).body
+    own = body.state_dict()
     state = {
         key: value
         for key, value in read_checkpoint(path)[0].items()
-        if not key.startswith("fc.") and not key.endswith("num_batches_tracked")
+        if not key.startswith("fc.") and (key in own or not key.endswith("num_batches_tracked"))
     }
-    own = body.state_dict()
     for key in (*own, *state):
         have, want = (None if key not in tensors else list(tensors[key].shape) for tensors in (state, own))
         if have != want:

@@ -15,6 +15,7 @@ from greedyprune.evaluation.predict import autocast
 from greedyprune.models import DNDETR, Criterion, save_checkpoint
 from greedyprune.models.backbone import Backbone
 from greedyprune.training.config import RunOptions, TrainOptions
+from greedyprune.training.dense import WithDense
 from greedyprune.training.distributed import World, without_sync
 from greedyprune.training.ema import Ema
 from greedyprune.training.feed import Feed, Part, mixed_seed
@@ -64,10 +65,11 @@ class Trainer:
         if run.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.criterion = Criterion(model.options.num_classes)
-        self.optimizer = make_optimizer(self.model, options)
+        self.ema = Ema(self.model, options.ema) if options.ema else None
+        self.module: nn.Module = WithDense(self.model).to(world.device) if options.dense else self.model
+        self.optimizer = make_optimizer(self.module, options)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=options.amp == "fp16")
-        self.ema = Ema(self.model, options.ema) if options.ema else None
         self.position = self._restore() or Position()
         self.network = self._network()
         self._saved_step = self.position.step
@@ -151,9 +153,13 @@ class Trainer:
             ]
             with without_sync(self.network, skip=index + 1 < len(parts)):
                 with autocast(device, options.amp), _attention_kernel(device):
-                    outputs = self.network(images, None if options.no_dn else known, options.denoising)
+                    noised = None if options.no_dn else known
+                    extra = (known,) if options.dense else ()
+                    outputs = self.network(images, noised, options.denoising, *extra)
                 losses = self.criterion(outputs, known, num_boxes)
                 loss = self.criterion.total(losses)
+                if options.dense:
+                    loss = loss + options.dense * outputs["dense"]
                 self.scaler.scale(loss).backward()
             absent = loss.new_zeros(())
             summed += torch.stack([loss, *(losses.get(name, absent) for name in LOGGED)]).detach()
@@ -252,7 +258,7 @@ class Trainer:
                 layer.compile()
             for layer in self.model.transformer.decoder.layers:
                 layer.compile(dynamic=True)  # the number of denoising queries changes from batch to batch
-        return self.world.wrap(self.model)
+        return self.world.wrap(self.module)
 
     def _stopped(self) -> "Stopped":
         return Stopped(f"the state of step {self._saved_step} is in {self.run.output_dir}")
@@ -271,8 +277,10 @@ class Trainer:
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         parts = {
             "model": _unshared(self.model),
-            "optimizer": optimizer_tensors(self.optimizer, self.model),
+            "optimizer": optimizer_tensors(self.optimizer, self.module),
         }
+        if isinstance(self.module, WithDense):
+            parts["dense"] = dict(self.module.head.named_parameters())
         return {**parts, "ema": _unshared(self.ema.model)} if self.ema else parts
 
     def _save(self) -> None:
@@ -291,7 +299,9 @@ class Trainer:
         position, settings, tensors = found
         check_settings(settings, self.settings, TrainOptions().to_dict(), self.run.output_dir)
         _load(self.model, tensors["model"])
-        load_optimizer(self.optimizer, self.model, tensors.get("optimizer", {}))
+        load_optimizer(self.optimizer, self.module, tensors.get("optimizer", {}))
+        if isinstance(self.module, WithDense):
+            self.module.head.load_state_dict(tensors["dense"])
         if self.ema:
             _load(self.ema.model, tensors["ema"])
         if self.scaler.is_enabled():

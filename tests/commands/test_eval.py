@@ -164,7 +164,7 @@ def test_a_model_that_knows_more_classes_than_the_data_is_evaluated_on_what_ther
 
 def test_the_labels_of_a_published_state_dict_are_the_data_sets_category_ids(arguments, tmp_path, capsys):
     torch.save({"model": tiny_model(dict(enumerate("abcdefghi"))).state_dict()}, tmp_path / "published.pth")
-    assert main([*arguments, "--resume", str(tmp_path / "published.pth"), "--json"]) == 0
+    assert main([*arguments, "--resume", str(tmp_path / "published.pth"), "--json", "--eval_images", "1"]) == 0
     assert set(json.loads(capsys.readouterr().out)["per_class"]) == {"box", "disc"}
 
 

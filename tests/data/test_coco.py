@@ -27,7 +27,7 @@ def test_an_item_is_a_normalised_image_and_its_boxes_without_crowds(two_images):
 
 
 def test_an_image_without_annotations_has_empty_targets(two_images):
-    image, target = CocoDetection(two_images, "val")[0]
+    _, target = CocoDetection(two_images, "val")[0]
     assert target["image_id"] == 2
     assert (target["labels"].shape, target["labels"].dtype) == ((0,), torch.int64)
     assert (target["boxes"].shape, target["boxes"].dtype) == ((0, 4), torch.float32)

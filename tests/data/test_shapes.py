@@ -29,7 +29,7 @@ def val(shapes):
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [draw_scene(np.random.default_rng([7, 0, number])) for number in range(300)]
+    return [draw_scene(np.random.default_rng([0, 0, number])) for number in range(300)]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_small_medium_and_large_objects_of_every_class_are_frequent(scenes, area
     assert len(areas) > 3 * len(scenes)
     assert 0.35 < (areas < 32**2).mean() < 0.6
     assert (areas >= 96**2).mean() > 0.04
-    counts = {category: 0 for category in CATEGORIES}
+    counts = dict.fromkeys(CATEGORIES, 0)
     for _, instances in scenes:
         for item in instances:
             counts[item.category] += 1

@@ -120,7 +120,7 @@ def published_size(height, width, size, max_size):
     """The rule as DETR's code writes it, in floating point."""
     low, high = float(min(height, width)), float(max(height, width))
     if high / low * size > max_size:
-        size = int(round(max_size * low / high))
+        size = round(max_size * low / high)
     if width < height:
         return int(size * height / width), size
     return size, int(size * width / height)

@@ -8,6 +8,7 @@ import time
 import uuid
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
 import optuna
@@ -17,6 +18,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from greedyprune.errors import UserError
+from greedyprune.search.database import is_on_network
 from greedyprune.search.record import Baseline, Record
 from greedyprune.search.study import Study, list_studies, load_result
 
@@ -393,6 +395,25 @@ def test_a_record_of_another_model_is_a_mistake_of_the_caller(db):
         with pytest.raises(ValueError, match="sites"):
             study.add(replace(record_of(0), widths={"encoder.0.attn": 8}))
         assert study.records() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "network"),
+    [
+        ("/home/me/prune.db", True),
+        ("/home/me/fast disk/prune.db", False),
+        ("/home/me/fast disk/far/x/prune.db", True),
+        ("/homes/prune.db", False),
+    ],
+)
+def test_a_file_on_a_network_keeps_the_journal_that_other_hosts_understand(path, network):
+    mounts = r"""/dev/sda1 / ext4 rw,relatime 0 0
+server:/home /home nfs4 rw 0 0
+/dev/sdb1 /home/me/fast\040disk xfs rw 0 0
+old /home/me/fast\040disk/far ext4 rw 0 0
+server:/far /home/me/fast\040disk/far lustre rw 0 0
+"""
+    assert is_on_network(Path(path), mounts) == network
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201])

@@ -27,7 +27,7 @@ def test_a_folder_without_state_is_a_new_training(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not a state", b"\x08\0\0\0\0\0\0\0{}      "])
 def test_a_broken_state_is_refused_with_its_path(tmp_path, content):
     (tmp_path / STATE).write_bytes(content)
-    with pytest.raises(UserError, match="state.safetensors is broken or not a training's state"):
+    with pytest.raises(UserError, match=r"state\.safetensors is broken or not a training's state"):
         read_state(tmp_path)
 
 
@@ -70,7 +70,7 @@ def test_leftovers_of_a_killed_write_are_removed(tmp_path):
 
 def test_checkpoints_that_are_not_of_a_training_are_not_overwritten(tmp_path):
     (tmp_path / "best.safetensors").write_bytes(b"precious")
-    with pytest.raises(UserError, match=r"holds best.safetensors but no training"), Folder(tmp_path):
+    with pytest.raises(UserError, match=r"holds best\.safetensors but no training"), Folder(tmp_path):
         pass
     assert (tmp_path / "best.safetensors").read_bytes() == b"precious"
 

@@ -29,9 +29,10 @@ def write_data(folder: Path) -> Path:
 def small_model(**options) -> DNDETR:
     """Always the same weights."""
     torch.manual_seed(0)
-    shape = {"hidden_dim": 16, "heads": 2, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 8, "num_queries": 9}
+    shape = {"hidden_dim": 16, "heads": 2, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 8}
+    other = {"num_queries": 9, "backbone": "small", "num_classes": 2}
     info = ModelInfo(tuple(CATEGORIES.values()), tuple(CATEGORIES), 48, 64)
-    return build_model("dn_detr", info=info, num_classes=2, backbone="small", **{**shape, **options})
+    return build_model("dn_detr", info=info, **{**shape, **other, **options})
 
 
 def make_trainer(data: Path, folder: Path, *, model: DNDETR | None = None, world: World = ALONE, run=None, **options):
