@@ -47,7 +47,8 @@ def print_evaluation(result: EvalResult, console: Console | None = None) -> None
     console.print(f"COCO boxes, {result.images} images{chosen}", accuracy_table(result), sep="\n")
     console.print("AP of every class", class_table(result), sep="\n")
     height, width = result.image_size
-    where = result.device + (f", {result.threads} threads" if result.device == "cpu" else "")
+    threads = f", {result.threads} thread{'s' if result.threads > 1 else ''}"
+    where = result.device + (threads if result.device == "cpu" else "")
     console.print(f"Cost of an image of {width} x {height}, {result.dtype} on {where}", cost_table(result), sep="\n")
 
 

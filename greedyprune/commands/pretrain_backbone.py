@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def report(step: int, loss: float, accuracy: float) -> Any:
         gone = time.monotonic() - started
-        print(f"step {step:>5}/{options.steps}  loss {loss:.4f}  accuracy {accuracy:.3f}  {gone:.0f} s", file=sys.stderr)
+        print(
+            f"step {step:>5}/{options.steps}  loss {loss:.4f}  accuracy {accuracy:.3f}  {gone:.0f} s", file=sys.stderr
+        )
 
     print(f"{len(crops)} objects of {len(dataset.class_names)} classes", file=sys.stderr)
     teach(backbone, crops, labels, len(dataset.class_names), options, report)

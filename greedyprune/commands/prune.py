@@ -84,7 +84,11 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     group.add_argument("--seed", type=int, default=0, help="draws the candidates, the subset and the scoring images")
     group = parser.add_argument_group("images")
     group.add_argument(
-        "--eval_images", type=whole_number(0), default=0, metavar="N", help="validation images of a full evaluation; 0: all"
+        "--eval_images",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="validation images of a full evaluation; 0: all",
     )
     group.add_argument(
         "--subset_images", type=whole_number(1), default=100, metavar="N", help="those of the subset evaluation"
@@ -96,7 +100,9 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--output_dir", type=Path, default=Path("runs/prune"), metavar="DIR", help="for cfgs.json and result.json"
     )
-    group.add_argument("--db", metavar="URL", help="database: a file or an SQLAlchemy URL (default: OUTPUT_DIR/prune.db)")
+    group.add_argument(
+        "--db", metavar="URL", help="database: a file or an SQLAlchemy URL (default: OUTPUT_DIR/prune.db)"
+    )
     group.add_argument("--study", metavar="NAME", help="name of the study (default: prune-SCHEDULE)")
     return parser
 
@@ -162,6 +168,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "gp") -> int:
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
             study.set_result(result)
+            print(f"{study.bookkeeping_seconds:.1f} s of this run went into the database", file=sys.stderr)
         else:
             print(f"study {name} is finished; this is its result", file=sys.stderr)
     write_result(result, args.output_dir)
@@ -202,9 +209,7 @@ def _search(
         return search(pruned, options, evaluator, cost, study, display)
 
 
-def _final(
-    args: argparse.Namespace, model: DNDETR, val: CocoDetection, kept: KeptSets, study: Study
-) -> dict[str, Any]:
+def _final(args: argparse.Namespace, model: DNDETR, val: CocoDetection, kept: KeptSets, study: Study) -> dict[str, Any]:
     """The last full evaluation, of the dense and of the slim model, from images to AP."""
     slim = transplant(model, kept)
     measured = [

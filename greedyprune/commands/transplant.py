@@ -72,7 +72,10 @@ def _survivors(args: argparse.Namespace, model: DNDETR) -> KeptSets:
     masks = {} if args.db else search_masks(read_checkpoint(args.resume)[0])
     if masks:
         kept, exchanged = kept_from_masks(model, masks)
-        print(f"{len(kept)} search masks; {exchanged} channels exchanged so that heads keep equal numbers", file=sys.stderr)
+        print(
+            f"{len(kept)} search masks; {exchanged} channels exchanged so that heads keep equal numbers",
+            file=sys.stderr,
+        )
         return kept
     return _searched(args, model)
 

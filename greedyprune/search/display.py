@@ -69,16 +69,22 @@ class SearchDisplay:
         self.rounds.append(record)
         if record.done:
             self.done.append(record)
-            site = next(site for site in self.sites if site.name == record.site)
-            kept = "stays dense" if len(record.kept) == site.width else f"keeps {len(record.kept)} of {site.width}"
-            # A site that stays dense, or whose schedule trusts the subset, may have no full AP of its own.
-            shown = f"AP {record.subset_map if record.full_map is None else record.full_map:.4f}"
-            self.console.print(
-                f"{len(self.done):>3}/{len(self.sites)} {record.site:<16} {kept:<22} {shown}, target "
-                f"{record.target:.4f}   {duration(time.monotonic() - self.started)} gone, {self._left()} left",
-                highlight=False,
-            )
+        if record.done or not self.live:
+            self.console.print(self._line(record), highlight=False, soft_wrap=True)
         self._redraw()
+
+    def _line(self, record: Record) -> str:
+        site = next(site for site in self.sites if site.name == record.site)
+        full = "skipped" if record.full_map is None else f"{record.full_map:.4f}"
+        time_ = f"{duration(time.monotonic() - self.started)} gone, {self._left()} left"
+        outcome = ""
+        if record.done:
+            outcome = "   stays dense" if len(record.kept) == site.width else "   done"
+        return (
+            f"{self.sites.index(site) + 1:>3}/{len(self.sites)} {site.name:<16} round {record.round + 1:>3}  "
+            f"width {len(record.kept):>4} of {site.width:<4}  AP subset {record.subset_map:.4f} full {full:<7} "
+            f"target {record.target:.4f}   {time_}{outcome}"
+        )
 
     def _left(self) -> str:
         """Time left, as if every site to come took as long as those that are done."""

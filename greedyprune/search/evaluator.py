@@ -76,7 +76,6 @@ class Images:
         return len(self)
 
 
-
 class Evaluator:
     """Losses and AP of one site's proposals inside the model that is being pruned.
 
@@ -91,9 +90,7 @@ class Evaluator:
         top_k: detections for each image.
     """
 
-    def __init__(
-        self, model: DNDETR, subset: Images, rest: Images, score: Images, coco: Any, top_k: int = 100
-    ) -> None:
+    def __init__(self, model: DNDETR, subset: Images, rest: Images, score: Images, coco: Any, top_k: int = 100) -> None:
         self.model, self.subset, self.rest, self.score, self.top_k = model, subset, rest, score, top_k
         self.image_forwards = 0
         device = next(model.parameters()).device

@@ -1,6 +1,7 @@
 """The training loop: steps, evaluation after epochs, and states from which it goes on at the very next step."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -73,7 +74,9 @@ class Trainer:
         self.position = self._restore() or Position()
         self.network = self._network()
         self._saved_step = self.position.step
-        self._window, self._window_steps = torch.zeros(1 + len(LOGGED), device=world.device), 0
+        # Sums of the losses since the last record of the log.
+        self._window = torch.zeros(1 + len(LOGGED), device=world.device)
+        self._window_steps, self._window_seconds = 0, 0.0
         self._norm = torch.zeros(())
 
     @property
@@ -107,7 +110,7 @@ class Trainer:
         if start == steps or position.step == self.total:
             return
         self._set_mode()
-        mark, window_mark = time.perf_counter(), time.perf_counter()
+        mark = time.perf_counter()
         for parts in self.feed.steps(position.epochs_done, start):
             boxes, stopping = self.world.sum(
                 sum(len(target["labels"]) for _, targets in parts for target in targets), stop.raised
@@ -124,10 +127,11 @@ class Trainer:
             if self.ema:
                 self.ema.update(position.step)
             now = time.perf_counter()
-            position.seconds, mark = position.seconds + now - mark, now
+            position.seconds += now - mark
+            self._window_seconds += now - mark
+            mark = now
             if position.step % self.run.log_every == 0:
-                self._log(log, now - window_mark, self.options.lr * factor)
-                window_mark = now
+                self._log(log, self.options.lr * factor)
             if log:
                 log.advance()
             if position.step == self.total:
@@ -159,7 +163,7 @@ class Trainer:
                 losses = self.criterion(outputs, known, num_boxes)
                 loss = self.criterion.total(losses)
                 if options.dense:
-                    loss = loss + options.dense * outputs["dense"]
+                    loss = loss + options.dense / len(parts) * outputs["dense"]  # a mean over the part's tokens
                 self.scaler.scale(loss).backward()
             absent = loss.new_zeros(())
             summed += torch.stack([loss, *(losses.get(name, absent) for name in LOGGED)]).detach()
@@ -174,7 +178,7 @@ class Trainer:
     def _check_finite(self, loss: Tensor, parts: list[Part]) -> None:
         """Stop before the weights are touched; the processes agree on it."""
         values = torch.stack((loss, self._norm.to(loss))).tolist()
-        finite = [bool(torch.isfinite(torch.tensor(value))) for value in values]
+        finite = [math.isfinite(value) for value in values]
         # With fp16 a gradient that overflows is the scaler's to skip.
         bad = not finite[0] or (not finite[1] and self.options.amp != "fp16")
         if not self.world.sum(bad)[0]:
@@ -219,12 +223,12 @@ class Trainer:
                 raise self._stopped() from None
             raise
 
-    def _log(self, log: TrainLog | None, seconds: float, lr: float) -> None:
+    def _log(self, log: TrainLog | None, lr: float) -> None:
         """Means over the steps since the last record, of all processes."""
         means = self.world.sum(*(self._window / self._window_steps).tolist())
-        images = self._window_steps * self.options.batch_size
+        speed = self._window_steps * self.options.batch_size / self._window_seconds
         self._window.zero_()
-        self._window_steps = 0
+        self._window_steps, self._window_seconds = 0, 0.0
         if not log:
             return
         loss, *parts = (value / self.world.size for value in means)
@@ -237,7 +241,7 @@ class Trainer:
                 **{name: value for name, value in named.items() if not (self.options.no_dn and name.startswith("tgt"))},
                 "lr": lr,
                 "grad_norm": round(float(self._norm), 6),
-                "images_per_s": round(images / seconds, 2),
+                "images_per_s": round(speed, 2),
                 "seconds": round(self.position.seconds, 1),
             }
         )

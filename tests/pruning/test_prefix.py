@@ -64,7 +64,9 @@ def test_going_back_is_refused() -> None:
             advance(model, prefix, "encoder", 1)
 
 
-@pytest.mark.parametrize("name", ["encoder.1.attn", "encoder.0.ffn", "decoder.1.self", "decoder.0.cross", "decoder.2.ffn"])
+@pytest.mark.parametrize(
+    "name", ["encoder.1.attn", "encoder.0.ffn", "decoder.1.self", "decoder.0.cross", "decoder.2.ffn"]
+)
 @pytest.mark.parametrize("start", [(), (0, 5)])
 def test_candidate_losses_are_those_of_models_masked_one_by_one(name: str, start: tuple[int, ...]) -> None:
     model = detector()

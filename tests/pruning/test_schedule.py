@@ -80,7 +80,9 @@ def test_growth_to_the_end_gives_every_channel() -> None:
             assert len(set(group_counts(site, kept))) == 1
 
 
-@pytest.mark.parametrize("bad", [{"map_tol": 1.0}, {"map_tol": -0.1}, {"num_evaluate": -1}, {"skip_eval_converge": 2.0}])
+@pytest.mark.parametrize(
+    "bad", [{"map_tol": 1.0}, {"map_tol": -0.1}, {"num_evaluate": -1}, {"skip_eval_converge": 2.0}]
+)
 def test_settings_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(bad))):
         options(**bad)

@@ -1,0 +1,104 @@
+"""`tools/transplant.py` on widths alone, on published search-time checkpoints, and on what it cannot use."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from greedyprune import UserError, build_model, load_model
+from greedyprune.commands.transplant import main
+from greedyprune.models import ModelInfo, save_checkpoint
+from greedyprune.pruning.sites import list_sites
+from greedyprune.pruning.transplant import transplant
+
+SHAPE = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 40, "num_queries": 7}
+CFGS = "[[[16, 24]], [[8, 32, 8], [32, 12, 40]]]"
+IMAGE = [torch.randn(3, 64, 96)]
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    info = ModelInfo(("a", "b", "c"), (1, 4, 9), 64, 96)
+    save_checkpoint(
+        build_model("dn_detr", num_classes=3, backbone="small", info=info, **SHAPE), tmp_path / "dense.safetensors"
+    )
+    return tmp_path / "dense.safetensors"
+
+
+@pytest.mark.parametrize("words", [[CFGS], CFGS.split()])
+def test_widths_alone_make_a_slim_checkpoint_that_knows_its_shape(
+    dense: Path, tmp_path: Path, words: list[str]
+) -> None:
+    output = tmp_path / "slim.safetensors"
+    assert main(["--resume", str(dense), "--output", str(output), "--cfgs", *words]) == 0
+    slim = load_model(output)
+    assert slim.cfgs.to_list() == json.loads(CFGS)
+    assert slim.info == load_model(dense).info
+    assert slim(IMAGE)["pred_logits"].shape == (1, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("cfgs", "words"),
+    [
+        (
+            "[[[16, 24]], [[8, 30, 8], [32, 12, 40]]]",
+            r"decoder layer 0: cross width 30 is not a multiple of the 4 heads",
+        ),
+        (
+            "[[[16, 24]], [[8, 32, 8], [32, 12, 48]]]",
+            r"decoder layer 1: ffn width 48 is wider than the dense model's 40",
+        ),
+        ("[[[16, 24]], [[8, 32, 8]]]", r"1 decoder layers, the model has 2"),
+        ("[[16, 24], [[8, 32, 8], [32, 12, 40]]]", r"encoder layer 0 is 16"),
+        ("[[[16, 24]], [[8, 32, 8], [32, 12, 40]]", r"not a list"),
+        ("__import__('os').abort()", r"not a list"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused_and_nothing_is_written(
+    dense: Path, tmp_path: Path, cfgs: str, words: str
+) -> None:
+    output = tmp_path / "slim.safetensors"
+    output.write_bytes(b"what was there")
+    with pytest.raises(UserError, match=words):
+        main(["--resume", str(dense), "--output", str(output), "--cfgs", cfgs])
+    assert output.read_bytes() == b"what was there"
+
+
+def test_a_published_search_time_checkpoint_becomes_slim_by_its_masks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model("dn_detr", num_classes=3, backbone="small", **SHAPE).eval()
+    state = {key.replace("layers.0.self_attn.", "layers.0.") if "encoder" in key else key: value
+             for key, value in model.state_dict().items()}  # fmt: skip
+    kept = {}
+    names = {"attn": 1, "self": 1, "cross": 2}
+    for site in list_sites(model):
+        mask = torch.zeros(1, 1, site.width)
+        width = 2 if site.groups > 1 else 11
+        kept[site.name] = tuple(g * site.group_width + 1 + i for g in range(site.groups) for i in range(width))
+        mask[..., list(kept[site.name])] = 0.25
+        select = names.get(site.kind, 2 if site.part == "encoder" else 3)
+        for name, values in (("a", mask), ("w", torch.rand_like(mask)), ("lsearch", mask * 0)):
+            state[f"transformer.{site.part}.layers.{site.layer}.select{select}.prune_{name}"] = values
+    torch.save({"model": state, "args": argparse.Namespace(nheads=4, dim_feedforward=40)}, tmp_path / "search.pth")
+    output = tmp_path / "slim.safetensors"
+    assert main(["--resume", str(tmp_path / "search.pth"), "--output", str(output)]) == 0
+    slim, expected = load_model(output), transplant(model, kept)
+    assert slim.cfgs == expected.cfgs
+    with torch.inference_mode():
+        assert torch.allclose(slim(IMAGE)["pred_logits"], expected(IMAGE)["pred_logits"], atol=1e-5)
+
+
+def test_what_there_is_not_is_said(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="search first"):
+        main(["--resume", str(dense)])
+    with pytest.raises(UserError, match=r"no database"):
+        main(["--resume", str(dense), "--db", "nowhere.db"])
+    with pytest.raises(UserError, match=r"does not exist"):
+        main(["--resume", "nothing.pth", "--cfgs", CFGS])
+    with pytest.raises(UserError, match=r"must end in \.safetensors"):
+        main(["--resume", str(dense), "--cfgs", CFGS, "--output", "slim.pth"])
+    assert not list(tmp_path.glob("slim*"))
