@@ -19,6 +19,7 @@ from greedyprune.models import DNDETR, load_model
 DEMO_MODEL = Path(__file__).parent / "assets" / "shapes_dn_detr.safetensors"
 _FILE_ERRORS = {
     errno.ENOSPC: "disk full",
+    errno.EFBIG: "file too large for this disk or account",
     errno.EDQUOT: "disk quota exceeded",
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",

@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             position = _train(args, options, run, world)
         except Stopped as stopped:
+            if not world.main:
+                return 130
             command = shlex.join([sys.argv[0], *(sys.argv[1:] if argv is None else argv)])
             starter = f"torchrun --nproc_per_node {os.environ['LOCAL_WORLD_SIZE']}" if world.size > 1 else "python"
             raise KeyboardInterrupt(f"{stopped}; to go on: {starter} {command}") from None

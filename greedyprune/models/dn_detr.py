@@ -54,7 +54,14 @@ class DNDETR(nn.Module):
         dim = options.hidden_dim
         bbox_embed = MLP(dim, dim, 4, 3)
         self.transformer = Transformer(
-            dim, options.heads, self.cfgs, bbox_embed, options.num_patterns, options.activation, options.dropout
+            dim,
+            options.heads,
+            self.cfgs,
+            bbox_embed,
+            options.num_patterns,
+            options.activation,
+            options.dropout,
+            options.pre_norm,
         )
         # Registered after the decoder, which shares it: of the two names in a state dict the detector's own one counts.
         self.bbox_embed = bbox_embed
@@ -95,8 +102,6 @@ class DNDETR(nn.Module):
     def queries(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Matching queries: content `[B, Q, dim]` and reference boxes `[B, Q, 4]`."""
         reference = self.refpoint_embed.weight
-        if self.options.random_refpoints_xy:
-            reference = torch.cat((reference[:, :2].detach(), reference[:, 2:]), dim=1)
         unknown = self.label_enc.weight[self.options.num_classes]
         content = torch.cat((unknown, unknown.new_zeros(1))).expand(len(reference), -1)
         if self.transformer.patterns is not None:

@@ -72,7 +72,7 @@ class HungarianMatcher:
             target_boxes[i, : counts[i]] = target["boxes"]
         cost = self._cost(logits.float(), boxes.float(), labels, target_boxes).cpu().numpy()  # [L, B, Q, widest]
 
-        offsets = np.concatenate(([0], np.cumsum(counts[:-1])))
+        offsets = np.cumsum([0, *counts[:-1]])
         pairs: list[np.ndarray] = []
         for layer in range(layers):
             for image, count in enumerate(counts):

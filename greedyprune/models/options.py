@@ -29,7 +29,8 @@ class DNDETROptions:
         temperature_h: temperature of the image's position embedding along y.
         temperature_w: the same along x.
         dropout: dropout in the Transformer.
-        random_refpoints_xy: spread the anchors' centres evenly at random and keep them fixed.
+        pre_norm: a LayerNorm after the last encoder layer; that is all that the published option of this name does.
+        random_refpoints_xy: the anchors' centres start spread evenly at random.
     """
 
     num_classes: int = 91
@@ -47,6 +48,7 @@ class DNDETROptions:
     temperature_h: float = 20.0
     temperature_w: float = 20.0
     dropout: float = 0.0
+    pre_norm: bool = False
     random_refpoints_xy: bool = False
 
     def __post_init__(self) -> None:

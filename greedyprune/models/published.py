@@ -136,6 +136,7 @@ def infer_shape(
         "temperature_h": shapes.argument("pe_temperatureH", float, 20.0),
         "temperature_w": shapes.argument("pe_temperatureW", float, 20.0),
         "dropout": shapes.argument("dropout", float, 0.0),
+        "pre_norm": "transformer.encoder.norm.weight" in state,
         "random_refpoints_xy": shapes.argument("random_refpoints_xy", bool, False),
     }
     return DNDETROptions.from_dict({**options, **overrides}), Cfgs(tuple(encoder), tuple(decoder))

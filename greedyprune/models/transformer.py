@@ -15,16 +15,24 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Encoder layers; each scales the position embedding by a function of its input (DAB-DETR, section 4.1)."""
+    """Encoder layers; each scales the position embedding by a function of its input (DAB-DETR, section 4.1).
 
-    def __init__(self, dim: int, layers: list[EncoderLayer]) -> None:
+    Args:
+        dim: channels of the tokens.
+        layers: the encoder layers.
+        norm: a LayerNorm after the last of them.
+    """
+
+    def __init__(self, dim: int, layers: list[EncoderLayer], norm: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(dim) if norm else None
         self.query_scale = MLP(dim, dim, dim, 2)
 
     def step(self, index: int, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
-        """Layer `index` alone: `[B, N, dim]` -> `[B, N, dim]`."""
-        return self.layers[index](x, pos * self.query_scale(x), mask)
+        """Layer `index` alone, with what follows the last one: `[B, N, dim]` -> `[B, N, dim]`."""
+        x = self.layers[index](x, pos * self.query_scale(x), mask)
+        return x if self.norm is None or index + 1 < len(self.layers) else self.norm(x)
 
     def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
         """All layers: x, pos `[B, N, dim]`, mask True where there is image -> memory `[B, N, dim]`."""
@@ -54,7 +62,8 @@ class Decoder(nn.Module):
 
     def refine(self, content: Tensor, reference: Tensor) -> Tensor:
         """Boxes `[..., 4]` that the box head makes of `content` around `reference`; always in float32."""
-        with torch.autocast(content.device.type, enabled=False):
+        kind = content.device.type if content.device.type != "meta" else "cpu"  # there is no autocast of shapes alone
+        with torch.autocast(kind, enabled=False):
             delta = self.bbox_embed(content.to(self.norm.weight.dtype)).float()
             return (delta + inverse_sigmoid(reference.float())).sigmoid()
 
@@ -125,6 +134,7 @@ class Transformer(nn.Module):
         num_patterns: learned content patterns; each is paired with every anchor (0: none).
         activation: activation of the FFNs.
         dropout: dropout probability.
+        encoder_norm: a LayerNorm after the last encoder layer.
     """
 
     def __init__(
@@ -136,9 +146,11 @@ class Transformer(nn.Module):
         num_patterns: int = 0,
         activation: str = "prelu",
         dropout: float = 0.0,
+        encoder_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(dim, [EncoderLayer(dim, heads, a, f, activation, dropout) for a, f in cfgs.encoder])
+        layers = [EncoderLayer(dim, heads, attn, ffn, activation, dropout) for attn, ffn in cfgs.encoder]
+        self.encoder = Encoder(dim, layers, encoder_norm)
         self.decoder = Decoder(
             dim,
             [

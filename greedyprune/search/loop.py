@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from greedyprune.models.dn_detr import DNDETR
 from greedyprune.pruning.kept import KeptSets, full_kept
 from greedyprune.pruning.schedule import (
@@ -156,8 +158,12 @@ def propose(
         subset_map, done = here.subset_map, True
     else:
         candidates = draw_candidates(options, site, here.growing, here.round)
-        losses = evaluator.losses(site, here.growing, candidates)
-        kept, loss = grow(site, here.growing, candidates, losses, options.kind(site).step), losses.min().item()
+        if len(candidates) > options.kind(site).step:
+            losses = evaluator.losses(site, here.growing, candidates)
+            loss = losses.min().item()
+        else:
+            losses = torch.zeros(len(candidates))  # all of them are added: there is nothing to choose
+        kept = grow(site, here.growing, candidates, losses, options.kind(site).step)
         with slim_site(model, site, kept):
             subset_map, found = evaluator.subset_map()
             if modular:

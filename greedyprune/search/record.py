@@ -12,8 +12,8 @@ class Record:
         round: its round, from 0.
         kept: the site's kept channels after this round, ascending.
         widths: site name -> width of the whole proposed model.
-        loss: detection loss of the best candidate on the scoring images; None when nothing was scored (a site that
-            went back to dense).
+        loss: detection loss of the best candidate on the scoring images; None when there was no choice: all candidates
+            were added, or the site went back to dense.
         subset_map: AP on the validation subset.
         full_map: AP on all validation images; None when the early skip left it out.
         target: AP that the site must hold.

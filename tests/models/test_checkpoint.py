@@ -1,15 +1,8 @@
-import builtins
-import collections
-import fractions
 import json
 import os
-import pickle
-import re
 import resource
 import struct
-import zipfile
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,71 +13,7 @@ from greedyprune import UserError, build_model, load_checkpoint, load_model
 from greedyprune.models import ModelInfo, read_checkpoint, save_checkpoint
 from greedyprune.models.published import convert_keys, infer_shape, search_masks
 
-SLIM = [[[16, 24], [8, 40]], [[8, 16, 24], [24, 8, 8]]]
-SHAPE = {
-    "num_classes": 6,
-    "backbone": "small",
-    "hidden_dim": 32,
-    "heads": 4,
-    "enc_layers": 2,
-    "dec_layers": 2,
-    "ffn_dim": 48,
-    "num_queries": 7,
-}
-ARGUMENTS = Namespace(
-    modelname="dn_dab_detr",
-    nheads=np.int64(4),
-    dim_feedforward=48,
-    pe_temperatureH=np.float64(10),
-    pe_temperatureW=30,
-    dilation=np.bool_(False),
-    output_dir=Path("logs/run 1"),
-    lr_drop_list=[33, 67],
-    best=collections.Counter({"epoch": 3}),
-    nested=Namespace(device=torch.device("cpu"), classes={"a", "b"}, schedule=range(3), name=np.str_("coco")),
-    random_state=np.random.RandomState(0).get_state(),
-)
-IMAGES = [torch.randn(3, 64, 80, generator=torch.Generator().manual_seed(0))]
-
-
-def answer(model):
-    with torch.no_grad():
-        return model(IMAGES)["pred_logits"]
-
-
-@pytest.fixture(scope="module")
-def dense():
-    torch.manual_seed(0)
-    return build_model("dn_detr", temperature_h=10.0, temperature_w=30.0, **SHAPE).eval()
-
-
-@pytest.fixture(scope="module")
-def ours(dense, tmp_path_factory):
-    """A checkpoint of this project."""
-    path = tmp_path_factory.mktemp("ours") / "model.safetensors"
-    save_checkpoint(dense, path)
-    return path
-
-
-def published(model, flat=False):
-    """A state dict as the published code writes it: with the box head twice and, when flat, without `self_attn.`."""
-    state = collections.OrderedDict(model.state_dict())
-    state |= {f"transformer.decoder.{key}": state[key] for key in list(state) if key.startswith("bbox_embed.")}
-    if flat:
-        state = {re.sub(r"(encoder\.layers\.\d+\.)self_attn\.", r"\1", key): value for key, value in state.items()}
-    return state
-
-
-def refused(path, *words, **options):
-    """The one line with which loading a file is refused."""
-    with pytest.raises(UserError) as error:
-        load_model(path, **options)
-    line = str(error.value)
-    assert "\n" not in line
-    assert str(path) in line
-    for word in words:
-        assert word in line
-    return line
+from .small_model import ARGUMENTS, IMAGES, SHAPE, SLIM, answer, published, refused
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["with self_attn", "without self_attn"])
@@ -113,90 +42,6 @@ def test_arguments_may_be_a_dict_and_the_file_of_the_old_format(dense, tmp_path)
     content = {"state_dict": published(dense), "args": vars(ARGUMENTS)}
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert torch.equal(answer(load_model(tmp_path / "old.pth")), answer(dense))
-
-
-def test_arguments_of_other_python_and_numpy_versions_are_read_as_data(dense, tmp_path):
-    path = tmp_path / "arguments.pth"
-    torch.save({"model": published(dense), "args": ARGUMENTS}, path)
-    arguments = read_checkpoint(path)[2]
-    assert arguments["nheads"] == 4
-    assert arguments["pe_temperatureH"] == 10.0
-    assert arguments["dilation"] is False
-    assert arguments["output_dir"] == "logs/run 1"
-    assert arguments["best"] == {"epoch": 3}
-    assert arguments["nested"].name == "coco"
-    # The same file as NumPy 1 and Python 3.13 on Windows would have written it.
-    names = {
-        b"numpy._core.multiarray\n": b"numpy.core.multiarray\n",
-        b"pathlib\nPosixPath\n": b"pathlib._local\nWindowsPath\n",
-    }
-    other = tmp_path / "other.pth"
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
-        for entry in source.infolist():
-            data = source.read(entry)
-            for here, there in names.items() if entry.filename.endswith("data.pkl") else ():
-                assert here in data
-                data = data.replace(here, there)
-            target.writestr(entry, data)
-    again = read_checkpoint(other)[2]
-    assert again.keys() == arguments.keys()
-    assert (again["nheads"], again["output_dir"]) == (4, "logs/run 1")
-
-
-def test_loading_leaves_the_types_that_others_allowed_as_they_were(dense, tmp_path):
-    torch.save({"model": published(dense), "args": ARGUMENTS}, tmp_path / "a.pth")
-    before = set(torch.serialization.get_safe_globals())
-    torch.serialization.add_safe_globals([Path])
-    load_model(tmp_path / "a.pth")
-    try:
-        assert {Path, *before} <= set(torch.serialization.get_safe_globals())
-        with pytest.raises(pickle.UnpicklingError):
-            torch.load(tmp_path / "a.pth", weights_only=True)
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(list(before))
-
-
-class Opens:
-    """Unpickling it would make a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return builtins.open, (str(self.path), "w")
-
-
-class Shells(Opens):
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
-class Imports(Opens):
-    def __reduce__(self):
-        return builtins.exec, (f"open({str(self.path)!r}, 'w')",)
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
-@pytest.mark.parametrize("evil", [Opens, Shells, Imports])
-def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, evil, zipped):
-    trap = tmp_path / "trap"
-    pickle.loads(pickle.dumps(evil(trap)))  # the trap works
-    assert trap.exists()
-    trap.unlink()
-    path = tmp_path / "evil.pth"
-    content = {"model": {"weight": torch.zeros(2)}, "args": evil(trap)}
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    refused(path, "not on the list of safe types")
-    for protocol in (0, 2, 4):
-        path.write_bytes(pickle.dumps(content, protocol))
-        refused(path)
-    assert not trap.exists()
-
-
-def test_a_type_that_is_not_on_the_list_is_named(dense, tmp_path):
-    torch.save({"model": published(dense), "args": fractions.Fraction(1, 2)}, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "fractions.Fraction")
 
 
 def test_search_time_files_load_dense_and_give_their_masks(dense, tmp_path):

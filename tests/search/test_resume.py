@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(data: Path, output: Path) -> list[str]:
-    sizes = {"subset_images": 6, "score_images": 2, "num_evaluate": 8, "attn_step": 4, "ffn_step": 128, "batch_size": 8}
+    sizes = {"subset_images": 6, "score_images": 2, "num_evaluate": 40, "attn_step": 4, "ffn_step": 128, "batch_size": 8}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     return ["--coco_path", str(data), "--output_dir", str(output), "--threads", "1", "--device", "cpu", *flags]
 
@@ -105,7 +105,7 @@ def test_twenty_kills_end_with_the_cfgs_and_kept_sets_of_an_undisturbed_search(d
 
 def test_a_second_process_is_refused_while_the_first_one_searches(data: Path, tmp_path: Path) -> None:
     first = start(arguments(data, tmp_path))
-    while trials(tmp_path) < 1:
+    while first.is_alive() and trials(tmp_path) < 1:
         time.sleep(0.02)
     second = start(arguments(data, tmp_path))
     second.join()
