@@ -122,9 +122,7 @@ class DNDETR(nn.Module):
         content, reference = self.queries(len(features.tokens))
         noised: DenoisingQueries | None = None
         if targets is not None and denoising is not None:
-            noised = denoising_queries(
-                targets, denoising, self.label_enc, self.options.num_classes, content.shape[1]
-            )
+            noised = denoising_queries(targets, denoising, self.label_enc, self.options.num_classes, content.shape[1])
         self_mask = None
         if noised is not None:
             content = torch.cat((noised.content.to(content.dtype), content), dim=1)

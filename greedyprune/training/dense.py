@@ -5,12 +5,13 @@ which object covers it and where its sides are (the one-to-many heads of Zong et
 form) teaches backbone and encoder directly. The head is thrown away afterwards; the detector is the same.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from greedyprune.models import DNDETR, Denoising, ImageBatch
+from greedyprune.models.backbone import Backbone
 from greedyprune.models.boxes import cxcywh_to_xyxy, generalized_iou
 from greedyprune.models.criterion import focal_loss
 from greedyprune.models.matcher import Target
@@ -26,8 +27,8 @@ class WithDense(nn.Module):
     def __init__(self, detector: DNDETR) -> None:
         super().__init__()
         self.detector = detector
-        self.options = detector.options
-        self.head = nn.Linear(self.options.hidden_dim, self.options.num_classes + 4)
+        self.stride = cast(Backbone, detector.backbone[0]).stride
+        self.head = nn.Linear(detector.options.hidden_dim, detector.options.num_classes + 4)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.constant_(self.head.bias, -4.6)  # a foreground probability of 0.01, as for queries
         self._memory: list[Tensor] = []
@@ -47,7 +48,7 @@ class WithDense(nn.Module):
         self._memory.clear()
         outputs = self.detector(images, targets, denoising)
         answers = self.head(self._memory.pop()).float()  # [B, M, C + 4]
-        return {**outputs, "dense": dense_loss(answers, images, known, self.detector.backbone[0].stride)}
+        return {**outputs, "dense": dense_loss(answers, images, known, self.stride)}
 
 
 def dense_loss(answers: Tensor, images: ImageBatch, targets: list[Target], stride: int) -> Tensor:

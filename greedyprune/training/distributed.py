@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from greedyprune.errors import UserError
-from greedyprune.models import DNDETR
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,12 @@ class World:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def wrap(self, model: DNDETR) -> nn.Module:
+    def wrap(self, model: nn.Module, unused: bool) -> nn.Module:
         """The module to call in training: its gradients are averaged over the processes.
+
+        Args:
+            model: on this process's device.
+            unused: some of its parameters may get no gradient.
 
         On GPUs batch norm takes its statistics over all processes. On CPUs PyTorch has no such norm: each process
         normalises its own images, and the running statistics are the first one's.
@@ -65,8 +68,7 @@ class World:
         return DistributedDataParallel(
             network,
             device_ids=[self.device] if cuda else None,
-            # A single decoder layer has no use for the scale of the position query.
-            find_unused_parameters=model.options.dec_layers == 1,
+            find_unused_parameters=unused,
             gradient_as_bucket_view=True,
         )
 

@@ -262,7 +262,8 @@ class Trainer:
                 layer.compile()
             for layer in self.model.transformer.decoder.layers:
                 layer.compile(dynamic=True)  # the number of denoising queries changes from batch to batch
-        return self.world.wrap(self.module)
+        # A single decoder layer has no use for the scale of the position query.
+        return self.world.wrap(self.module, unused=self.model.options.dec_layers == 1)
 
     def _stopped(self) -> "Stopped":
         return Stopped(f"the state of step {self._saved_step} is in {self.run.output_dir}")

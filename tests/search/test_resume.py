@@ -53,7 +53,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(data: Path, output: Path) -> list[str]:
-    sizes = {"subset_images": 6, "score_images": 2, "num_evaluate": 40, "attn_step": 4, "ffn_step": 128, "batch_size": 8}
+    sizes = {
+        "subset_images": 6,
+        "score_images": 2,
+        "num_evaluate": 40,
+        "attn_step": 4,
+        "ffn_step": 128,
+        "batch_size": 8,
+    }
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     return ["--coco_path", str(data), "--output_dir", str(output), "--threads", "1", "--device", "cpu", *flags]
 
