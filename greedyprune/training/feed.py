@@ -2,11 +2,12 @@
 
 import hashlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from greedyprune.data.coco import CocoDetection, Item
 from greedyprune.errors import UserError
@@ -14,6 +15,7 @@ from greedyprune.models import ImageBatch, pad_images
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World
 
+_GRACE = 60  # seconds that a worker lives on after SIGTERM
 Part = tuple[ImageBatch, list[dict[str, Any]]]
 
 
@@ -92,7 +94,7 @@ class Feed:
         if run.cache_images:
             self.dataset = cached(dataset, self.images)
 
-    def steps(self, epoch: int, start: int) -> Iterator[list[Part]]:
+    def steps(self, epoch: int, start: int) -> Generator[list[Part], None, None]:
         """This process's parts of every step of an epoch (from 0), from its step `start` on."""
         order = epoch_order(self.images, self.options.seed, epoch)
         batches = []
@@ -105,15 +107,17 @@ class Feed:
             batch_sampler=batches,
             num_workers=self.run.num_workers,
             collate_fn=self._collate,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             pin_memory=self.world.device.type == "cuda",
         )
-        parts: list[Part] = []
-        for part_of_step in loader:
-            parts.append(part_of_step)
-            if len(parts) == self.run.accumulate:
-                yield parts
-                parts = []
+        batches_of_parts = iter(loader)
+        try:
+            for _ in range(start, self.steps_per_epoch):
+                yield [next(batches_of_parts) for _ in range(self.run.accumulate)]
+        finally:
+            # An exception's traceback would keep the workers waiting for as long as someone holds on to it.
+            if isinstance(batches_of_parts, _MultiProcessingDataLoaderIter):
+                batches_of_parts._shutdown_workers()
 
     def _collate(self, items: list[Item]) -> Part:
         images = pad_images([image for image, _ in items])
@@ -122,8 +126,9 @@ class Feed:
         return images, [target for _, target in items]
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """For a DataLoader's `worker_init_fn`: one thread, and deaf to signals for as long as it takes to stop cleanly."""
     torch.set_num_threads(1)
     # A signal to the whole group reaches the workers, too, and the step under way still needs them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))

@@ -111,33 +111,34 @@ class Trainer:
             return
         self._set_mode()
         mark = time.perf_counter()
-        for parts in self.feed.steps(position.epochs_done, start):
-            boxes, stopping = self.world.sum(
-                sum(len(target["labels"]) for _, targets in parts for target in targets), stop.raised
-            )
-            if stopping:
-                self._save()
-                raise self._stopped()
-            if position.step == self.options.norm_frozen_from(steps):
-                self._set_mode()
-            factor = lr_factor(position.step, steps, self.options)
-            set_lr(self.optimizer, factor)
-            self._step(parts, max(boxes, 1) / self.world.size)
-            position.step += 1
-            if self.ema:
-                self.ema.update(position.step)
-            now = time.perf_counter()
-            position.seconds += now - mark
-            self._window_seconds += now - mark
-            mark = now
-            if position.step % self.run.log_every == 0:
-                self._log(log, self.options.lr * factor)
-            if log:
-                log.advance()
-            if position.step == self.total:
-                return
-            if position.step % self.run.save_every == 0:
-                self._save()
+        with contextlib.closing(self.feed.steps(position.epochs_done, start)) as stream:
+            for parts in stream:
+                boxes, stopping = self.world.sum(
+                    sum(len(target["labels"]) for _, targets in parts for target in targets), stop.raised
+                )
+                if stopping:
+                    self._save()
+                    raise self._stopped()
+                if position.step == self.options.norm_frozen_from(steps):
+                    self._set_mode()
+                factor = lr_factor(position.step, steps, self.options)
+                set_lr(self.optimizer, factor)
+                self._step(parts, max(boxes, 1) / self.world.size)
+                position.step += 1
+                if self.ema:
+                    self.ema.update(position.step)
+                now = time.perf_counter()
+                position.seconds += now - mark
+                self._window_seconds += now - mark
+                mark = now
+                if position.step % self.run.log_every == 0:
+                    self._log(log, self.options.lr * factor)
+                if log:
+                    log.advance()
+                if position.step == self.total:
+                    return
+                if position.step % self.run.save_every == 0:
+                    self._save()
 
     def _step(self, parts: list[Part], num_boxes: float) -> None:
         """Forward, backward and update.
@@ -202,7 +203,7 @@ class Trainer:
             if self._saved_step < position.step:
                 self._save()
             started = time.perf_counter()
-            accuracy = self._measure(stop)
+            accuracy = self.validation.measure(self.result, self._until(stop) if self.world.size == 1 else None)
             if accuracy is not None:
                 position.accuracy = accuracy
                 record |= {**accuracy, "eval_seconds": round(time.perf_counter() - started, 1)}
@@ -213,15 +214,6 @@ class Trainer:
         if log:
             log.epoch(record)
         self._save()
-
-    def _measure(self, stop: StopSignals) -> dict[str, Any] | None:
-        try:
-            return self.validation.measure(self.result, self._until(stop) if self.world.size == 1 else None)
-        except RuntimeError:
-            # A signal to the whole group has ended the workers, too.
-            if stop.raised:
-                raise self._stopped() from None
-            raise
 
     def _log(self, log: TrainLog | None, lr: float) -> None:
         """Means over the steps since the last record, of all processes."""

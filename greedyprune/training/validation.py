@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
 from greedyprune.data.coco import CocoDetection
-from greedyprune.data.loader import make_loader
+from greedyprune.data.loader import collate
 from greedyprune.evaluation.ap import coco_ap
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.evaluate import subset_ids
@@ -15,6 +15,7 @@ from greedyprune.evaluation.predict import predict_detections
 from greedyprune.models import DNDETR
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World
+from greedyprune.training.feed import start_worker
 
 
 class Validation:
@@ -32,7 +33,13 @@ class Validation:
         self.image_ids = subset_ids(dataset.image_ids, options.eval_images, options.seed)
         place = {image: index for index, image in enumerate(dataset.image_ids)}
         share = Subset(dataset, [place[image] for image in self.image_ids[world.rank :: world.size]])
-        self.loader = make_loader(share, max(1, options.batch_size // world.size), num_workers=run.num_workers)
+        self.loader: DataLoader[Any] = DataLoader(
+            share,
+            max(1, options.batch_size // world.size),
+            num_workers=run.num_workers,
+            collate_fn=collate,
+            worker_init_fn=start_worker,
+        )
 
     def measure(
         self, model: DNDETR, progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None

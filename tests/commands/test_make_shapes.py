@@ -1,3 +1,4 @@
+import functools
 import signal
 import subprocess
 import sys
@@ -52,11 +53,16 @@ def test_bad_arguments_are_users_errors(tmp_path, words):
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
     command = [sys.executable, str(TOOL), str(tmp_path / "set"), "--train_images", "100000", "--workers", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A process that was started in the background, as a CI job may be, hands down that Ctrl-C is ignored.
+    restore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore)
     while not any(tmp_path.glob(".set.*/train2017/*.png")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=60)
+    try:
+        _, printed = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, printed) == (130, "\ninterrupted\n")
     assert list(tmp_path.iterdir()) == []

@@ -41,7 +41,9 @@ def arguments(folder):
 def start(*words):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(TOOL), *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
 
 
 def wait_for_steps(output, steps, process):
@@ -84,11 +86,11 @@ def test_a_training_that_is_killed_twice_ends_with_the_weights_of_an_undisturbed
     assert [(r["step"], r.get("AP")) for r in again] == [(r["step"], r.get("AP")) for r in once]
 
 
-def test_ctrl_c_ends_it_cleanly_with_the_command_to_go_on(arguments, tmp_path):
-    words = [*arguments, "--epochs", "1000", "--output_dir", str(tmp_path)]
+def test_a_signal_to_the_whole_group_ends_it_cleanly_with_the_command_to_go_on(arguments, tmp_path):
+    words = [*arguments, "--epochs", "1000", "--num_workers", "1", "--output_dir", str(tmp_path)]
     process = start(*words)
     wait_for_steps(tmp_path, 3, process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGTERM)
     _, printed = process.communicate(timeout=300)
     assert process.returncode == 130
     last = printed.strip().splitlines()[-1]

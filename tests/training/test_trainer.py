@@ -55,14 +55,14 @@ def test_a_training_that_is_stopped_at_every_step_ends_with_the_same_weights(dat
 
 
 def signal_after(trainer, steps):
-    """SIGTERM arrives while the trainer is in its `steps`-th step from now."""
+    """Ctrl-C arrives while the trainer is in its `steps`-th step from now."""
     step, done = trainer._step, []
 
     def counted(parts, num_boxes):
         step(parts, num_boxes)
         done.append(None)
         if len(done) == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
 
     trainer._step = counted
 
