@@ -40,9 +40,9 @@ from greedyprune.search.study import Study
 
 SCORER = "loss"
 # Settings of a kind of sites: type, default for attention and for FFN, and what it is.
-_OF_KIND = {
+_OF_KIND: dict[str, tuple[type, Any, Any, str]] = {
     "map_tol": (float, 0.02, 0.02, "a site is done at (1 - this) x its target AP"),
-    "skip_eval_converge": (float, 0.0, 0.0, "no full evaluation while the subset's AP is below (1 - this) x target"),
+    "skip_eval_converge": (float, None, None, "no full evaluation while the subset's AP is below (1 - this) x target"),
     "num_evaluate": (int, 32, 96, "candidate channels scored in a round, drawn at random; 0: all"),
 }
 
@@ -64,6 +64,8 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     group.add_argument("--schedule", choices=SCHEDULES, default=schedule, help="order of the sites and their targets")
     for name, (kind, attn, ffn, text) in _OF_KIND.items():
         default = attn if attn == ffn else f"{attn} for attention, {ffn} for FFN"
+        if default is None:
+            default = "gp: map_tol, so that the subset is given the same tolerance; modular: 0"
         group.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} (default: {default})")
     for name, (kind, *_) in _OF_KIND.items():
         for part in ("attn", "ffn"):
@@ -115,10 +117,12 @@ def schedule_options(args: argparse.Namespace, heads: int) -> ScheduleOptions:
     """
     kinds = {}
     for part, step in (("attn", args.attn_step * heads), ("ffn", args.ffn_step)):
-        values = {}
+        values: dict[str, Any] = {}
         for name, (_, attn, ffn, _) in _OF_KIND.items():
             given = [getattr(args, f"{part}.{name}"), getattr(args, name), attn if part == "attn" else ffn]
-            values[name] = next(value for value in given if value is not None)
+            values[name] = next((value for value in given if value is not None), None)
+        if values["skip_eval_converge"] is None:
+            values["skip_eval_converge"] = values["map_tol"] if args.schedule == "gp" else 0.0
         kinds[part] = KindOptions(**values, step=step)
     return ScheduleOptions(args.schedule, kinds["attn"], kinds["ffn"], args.site_decay, args.seed)
 
