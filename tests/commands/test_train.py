@@ -56,23 +56,12 @@ def wait_for_steps(output, steps, process):
 
 
 def test_a_training_that_is_killed_twice_ends_with_the_weights_of_an_undisturbed_one(folder, arguments, tmp_path):
-    words = [
-        *arguments,
-        "--epochs",
-        "20",
-        "--save_every",
-        "3",
-        "--ema",
-        "0.9",
-        "--eval_every",
-        "10",
-        "--num_workers",
-        "1",
-    ]
+    settings = "--epochs 12 --save_every 3 --ema 0.9 --eval_every 5 --num_workers 1"
+    words = [*arguments, *settings.split()]
     assert main([*words, "--output_dir", str(tmp_path / "straight")]) == 0
     killed = tmp_path / "killed"
     chance = random.Random()
-    for steps in (8, 24):
+    for steps in (5, 14):
         process = start(*words, "--output_dir", killed)
         wait_for_steps(killed, steps, process)
         time.sleep(chance.random() * 0.3)
