@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "gp") -> int:
         "train_data": train.fingerprint,
     }
     name = args.study or f"prune-{args.schedule}"
-    command = shlex.join([*sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["python", *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
     cost = CostModel(model, typical_size(val, full))
     steps = {site.name: (site.width, options.kind(site).step) for site in list_sites(model)}
     db = args.db or str(args.output_dir / "prune.db")
