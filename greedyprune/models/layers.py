@@ -1,6 +1,7 @@
 """Transformer layers that take their widths: the dense layer is the one whose widths are full."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,11 +93,18 @@ class EncoderLayer(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
-        """x, pos `[B, N, dim]`, mask broadcast to `[B, heads, N, N]` (True: may look) -> `[B, N, dim]`."""
-        x = self.norm1(x + self.dropout(self.self_attn(x, pos, mask)))
+    def attend(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+        """The attention half: x, pos `[B, N, dim]`, mask broadcast to `[B, heads, N, N]` (True: may look)."""
+        return self.norm1(x + self.dropout(self.self_attn(x, pos, mask)))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The FFN half: `[B, N, dim]` -> `[B, N, dim]`."""
         hidden = self.dropout(self.activation(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+        """Both halves -> `[B, N, dim]`; see `attend`."""
+        return self.feed(self.attend(x, pos, mask))
 
 
 class DecoderLayer(nn.Module):
@@ -148,7 +156,7 @@ class DecoderLayer(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
+    def attend(
         self,
         x: Tensor,
         memory: Tensor,
@@ -159,7 +167,7 @@ class DecoderLayer(nn.Module):
         self_mask: Tensor | None,
         memory_mask: Tensor | None,
     ) -> Tensor:
-        """One round of the queries over the memory.
+        """The attention half: the queries look at each other, then at the memory.
 
         Args:
             x: queries' content `[B, N, dim]`.
@@ -186,7 +194,13 @@ class DecoderLayer(nn.Module):
         q = torch.cat((heads.split(q), heads.split(self.ca_qpos_sine_proj(query_sine))), dim=-1)  # [B, h, N, 2w/h]
         k = torch.cat((heads.split(k), heads.split(k_pos)), dim=-1)  # [B, h, M, 2w/h]
         attended = heads.attend(q, k, heads.split(self.ca_v_proj(memory)), memory_mask)
-        x = self.norm2(x + self.dropout(attended))
+        return self.norm2(x + self.dropout(attended))
 
+    def feed(self, x: Tensor) -> Tensor:
+        """The FFN half: `[B, N, dim]` -> `[B, N, dim]`."""
         hidden = self.dropout(self.activation(self.linear1(x)))
         return self.norm3(x + self.dropout(self.linear2(hidden)))
+
+    def forward(self, x: Tensor, memory: Tensor, **given: Any) -> Tensor:
+        """Both halves -> `[B, N, dim]`; see `attend`."""
+        return self.feed(self.attend(x, memory, **given))

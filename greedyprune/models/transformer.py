@@ -1,5 +1,7 @@
 """DAB-DETR's Transformer: an encoder over image tokens and a decoder that refines one box for each query."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -29,15 +31,19 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(dim) if norm else None
         self.query_scale = MLP(dim, dim, dim, 2)
 
-    def step(self, index: int, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
-        """Layer `index` alone, with what follows the last one: `[B, N, dim]` -> `[B, N, dim]`."""
-        x = self.layers[index](x, pos * self.query_scale(x), mask)
+    def attend(self, index: int, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+        """The attention half of layer `index`: `[B, N, dim]` -> `[B, N, dim]`."""
+        return cast(EncoderLayer, self.layers[index]).attend(x, pos * self.query_scale(x), mask)
+
+    def feed(self, index: int, x: Tensor) -> Tensor:
+        """The FFN half of layer `index`, with what follows the last one: `[B, N, dim]` -> `[B, N, dim]`."""
+        x = cast(EncoderLayer, self.layers[index]).feed(x)
         return x if self.norm is None or index + 1 < len(self.layers) else self.norm(x)
 
     def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
         """All layers: x, pos `[B, N, dim]`, mask True where there is image -> memory `[B, N, dim]`."""
         for index in range(len(self.layers)):
-            x = self.step(index, x, pos, mask)
+            x = self.feed(index, self.attend(index, x, pos, mask))
         return x
 
 
@@ -67,7 +73,7 @@ class Decoder(nn.Module):
             delta = self.bbox_embed(content.to(self.norm.weight.dtype)).float()
             return (delta + inverse_sigmoid(reference.float())).sigmoid()
 
-    def step(
+    def attend(
         self,
         index: int,
         content: Tensor,
@@ -77,7 +83,7 @@ class Decoder(nn.Module):
         self_mask: Tensor | None,
         memory_mask: Tensor | None,
     ) -> Tensor:
-        """Layer `index` alone: the queries' content `[B, N, dim]` around `reference` `[B, N, 4]` -> `[B, N, dim]`."""
+        """The attention half of layer `index`: content `[B, N, dim]`, boxes `[B, N, 4]` -> `[B, N, dim]`."""
         sine = box_positions(reference, self.dim // 2)  # [B, N, 2 * dim], ordered y, x, w, h
         query_pos = self.ref_point_head(sine.to(content.dtype))
         # The sine of the centre, weighed by content and by the box's height and width (DAB-DETR, equation 6).
@@ -86,7 +92,7 @@ class Decoder(nn.Module):
         query_sine = torch.cat((sine[..., :half] * by_h, sine[..., half : self.dim] * by_w), dim=-1)
         if index > 0:
             query_sine = query_sine * self.query_scale(content)
-        return self.layers[index](
+        return cast(DecoderLayer, self.layers[index]).attend(
             content,
             memory,
             pos=pos,
@@ -96,6 +102,10 @@ class Decoder(nn.Module):
             memory_mask=memory_mask,
         )
 
+    def feed(self, index: int, content: Tensor) -> Tensor:
+        """The FFN half of layer `index`: `[B, N, dim]` -> `[B, N, dim]`."""
+        return cast(DecoderLayer, self.layers[index]).feed(content)
+
     def forward(
         self,
         content: Tensor,
@@ -104,9 +114,8 @@ class Decoder(nn.Module):
         pos: Tensor,
         self_mask: Tensor | None,
         memory_mask: Tensor | None,
-        start: int = 0,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Layers `start` to the last, from the content and boxes that layer `start` gets.
+        """All layers.
 
         Returns:
             Per layer the normalised content `[B, N, dim]`, and the reference boxes `[B, N, 4]` (cxcywh in 0..1) that
@@ -114,8 +123,8 @@ class Decoder(nn.Module):
             as in the published model; what the next layer computes from them does not.
         """
         hidden, references = [], [reference]
-        for index in range(start, len(self.layers)):
-            content = self.step(index, content, reference, memory, pos, self_mask, memory_mask)
+        for index in range(len(self.layers)):
+            content = self.feed(index, self.attend(index, content, reference, memory, pos, self_mask, memory_mask))
             hidden.append(self.norm(content))
             if index + 1 < len(self.layers):
                 references.append(self.refine(content, reference))

@@ -22,9 +22,9 @@ def ms_deform_attn_twin(
         `[batch, queries, heads * channels]`.
     """
     batch, _, heads, channels = value.shape
-    queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
+    queries, points = locations.shape[1], locations.shape[4]
     grids = 2 * locations - 1
-    samples = 0
+    samples = value.new_zeros(())
     for level, part in enumerate(value.split([height * width for height, width in spatial_shapes], 1)):
         height, width = spatial_shapes[level]
         plane = part.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)

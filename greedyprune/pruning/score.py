@@ -68,7 +68,7 @@ def candidate_losses(
         site: the site that grows.
         kept: its channels so far; may be empty.
         candidates: channels that are not in `kept`.
-        batches: scoring images at the site's layer, with their targets.
+        batches: scoring images at the site, with their targets.
         criterion: the loss; its weighted sum over all decoder layers counts, as in training without denoising.
 
     Returns:

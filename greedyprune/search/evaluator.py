@@ -15,7 +15,7 @@ from greedyprune.models.criterion import Criterion
 from greedyprune.models.dn_detr import DNDETR
 from greedyprune.models.matcher import Target
 from greedyprune.models.postprocess import postprocess
-from greedyprune.pruning.prefix import Prefix, advance, begin, finish
+from greedyprune.pruning.prefix import Place, Prefix, advance, begin, finish, site_place
 from greedyprune.pruning.score import candidate_losses
 from greedyprune.pruning.sites import Site
 
@@ -61,18 +61,14 @@ class Images:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def move(self, model: DNDETR, part: str, layer: int) -> int:
-        """Bring every batch to a layer of `model`; returns the images that ran for it."""
-        if not self.at:
+    def move(self, model: DNDETR, place: Place) -> int:
+        """Bring every batch to a place of `model`; returns the images that ran for it."""
+        if not self.at or self.at[0].place == place:
             return 0
-        position = (part == "decoder", layer)
-        now = (self.at[0].part == "decoder", self.at[0].layer)
-        if position == now:
-            return 0
-        if position < now:
+        if place < self.at[0].place:
             self.at = self.start
         with torch.inference_mode():
-            self.at = [advance(model, prefix, part, layer) for prefix in self.at]
+            self.at = [advance(model, prefix, place) for prefix in self.at]
         return len(self)
 
 
@@ -103,9 +99,9 @@ class Evaluator:
         self.full_ap = CocoEvaluator(coco, [*subset.ids, *rest.ids])
 
     def enter(self, site: Site) -> None:
-        """Go on to a site: what lies before its layer runs for the last time."""
+        """Go on to a site: what lies before it runs for the last time."""
         for images in (self.subset, self.rest, self.score):
-            self.image_forwards += images.move(self.model, site.part, site.layer)
+            self.image_forwards += images.move(self.model, site_place(site))
 
     def losses(self, site: Site, kept: Sequence[int], candidates: Sequence[int]) -> Tensor:
         """Detection loss with each candidate added; see `candidate_losses`."""

@@ -5,7 +5,7 @@ import torch
 
 from greedyprune import build_model
 from greedyprune.models import Criterion
-from greedyprune.pruning.prefix import advance, begin, finish
+from greedyprune.pruning.prefix import Place, advance, begin, finish, site_place
 from greedyprune.pruning.score import candidate_losses
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import masked
@@ -36,18 +36,20 @@ TARGETS = [
     {"labels": torch.tensor([1, 3]), "boxes": torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.6, 0.3, 0.2]])},
     {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]])},
 ]
-PLACES = [("encoder", 0), ("encoder", 1), ("decoder", 0), ("decoder", 1), ("decoder", 2)]
+PLACES = [
+    Place(decoder, layer, ffn) for decoder in (False, True) for layer in range(2 + decoder) for ffn in (False, True)
+]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLACES, ids=str)
 @pytest.mark.parametrize("patterns", [0, 2])
-def test_every_layer_is_a_place_to_go_on_from(place: tuple[str, int], patterns: int) -> None:
+def test_every_layer_is_a_place_to_go_on_from(place: Place, patterns: int) -> None:
     model = detector(num_patterns=patterns)
     with torch.inference_mode():
         whole = model(IMAGES)
         prefix = begin(model, model.features(IMAGES))
         for step in PLACES[: PLACES.index(place) + 1]:
-            prefix = advance(model, prefix, *step)
+            prefix = advance(model, prefix, step)
         parts = finish(model, prefix)
         last = finish(model, prefix, last_only=True)
     for a, b in [(whole, parts), *zip(whole["aux_outputs"], parts["aux_outputs"], strict=True), (whole, last)]:
@@ -59,9 +61,9 @@ def test_every_layer_is_a_place_to_go_on_from(place: tuple[str, int], patterns: 
 def test_going_back_is_refused() -> None:
     model = detector()
     with torch.inference_mode():
-        prefix = advance(model, begin(model, model.features(IMAGES)), "decoder", 1)
-        with pytest.raises(ValueError, match="lies before"):
-            advance(model, prefix, "encoder", 1)
+        prefix = advance(model, begin(model, model.features(IMAGES)), Place(True, 1))
+        with pytest.raises(ValueError, match="encoder layer 1, its FFN lies before decoder layer 1"):
+            advance(model, prefix, Place(False, 1, True))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_candidate_losses_are_those_of_models_masked_one_by_one(name: str, start
     criterion = Criterion(4)
     candidates = [2, 9, 30]
     with torch.inference_mode():
-        prefix = advance(model, begin(model, model.features(IMAGES)), site.part, site.layer)
+        prefix = advance(model, begin(model, model.features(IMAGES)), site_place(site))
     losses = candidate_losses(model, site, start, candidates, [(prefix, TARGETS)], criterion)
     for loss, candidate in zip(losses.tolist(), candidates, strict=True):
         with torch.inference_mode():
