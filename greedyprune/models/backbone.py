@@ -29,13 +29,18 @@ class Residual(nn.Module):
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn1(self.conv1(x)).relu()
-        return (self.bn2(self.conv2(out)) + self.shortcut(x)).relu()
+    def forward(self, x: Tensor, shown: Tensor | None) -> Tensor:
+        """x `[B, in, h, w]`; `shown` `[B, 1, h', w']` is 0 at the padding of the result, None without any."""
+        out = blank(self.bn1(self.conv1(x)).relu(), shown)
+        return blank((self.bn2(self.conv2(out)) + self.shortcut(x)).relu(), shown)
 
 
 class SmallResNet(nn.Module):
-    """A residual network of stride 16 for images of some 160 px; its batch norm is trained, not frozen."""
+    """A residual network of stride 16 for images of some 160 px; its batch norm is trained, not frozen.
+
+    What lies in the padding is blanked after every convolution, as if each image ended there with the convolution's
+    own zeros: an image gets the same features alone and in any batch.
+    """
 
     stem_channels = 32
     stage_channels = (48, 96, 144)
@@ -53,11 +58,20 @@ class SmallResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = self.bn1(self.conv1(x)).relu()
+    def forward(self, x: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """x `[B, 3, H, W]`, mask `[B, H, W]` (True: padding) or None -> the last stage's features under "0"."""
+        shown = None if mask is None else (~mask)[:, None, ::2, ::2].to(x.dtype)  # [B, 1, h, w], here of the stem
+        x = blank(self.bn1(self.conv1(x)).relu(), shown)
         for index in range(1, len(self.stage_channels) + 1):
-            x = self.get_submodule(f"layer{index}")(x)
+            shown = None if shown is None else shown[..., ::2, ::2]
+            for block in self.get_submodule(f"layer{index}").children():
+                x = block(x, shown)
         return {"0": x}
+
+
+def blank(x: Tensor, shown: Tensor | None) -> Tensor:
+    """Zeros where `shown` is 0."""
+    return x if shown is None else x * shown
 
 
 class Backbone(nn.Module):
@@ -94,6 +108,9 @@ class Backbone(nn.Module):
 
     def forward(self, images: ImageBatch) -> tuple[Tensor, Tensor | None]:
         """Features `[B, channels, h, w]`, and their mask `[B, h, w]` (True: padding) or None."""
+        if isinstance(self.body, SmallResNet):
+            mask = None if images.mask is None else images.mask[:, :: self.stride, :: self.stride]
+            return self.body(images.tensors, images.mask)["0"], mask
         features = self.body(images.tensors)["0"]
         if images.mask is None:
             return features, None
