@@ -35,13 +35,19 @@ class Residual(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A residual network of stride 16 for images of some 160 px; its batch norm is trained, not frozen."""
+    """A residual network of stride 16 for images of some 160 px; its batch norm is trained, not frozen.
+
+    Args:
+        levels: how many of its last stages answer.
+    """
 
     stem_channels = 32
     stage_channels = (48, 96, 144)
+    stage_strides = (4, 8, 16)
 
-    def __init__(self) -> None:
+    def __init__(self, levels: int = 1) -> None:
         super().__init__()
+        self.levels = levels
         self.conv1 = nn.Conv2d(3, self.stem_channels, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(self.stem_channels)
         previous = self.stem_channels
@@ -55,46 +61,73 @@ class SmallResNet(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.bn1(self.conv1(x)).relu()
+        maps = {}
         for index in range(1, len(self.stage_channels) + 1):
             x = self.get_submodule(f"layer{index}")(x)
-        return {"0": x}
+            maps[str(index)] = x
+        return dict(list(maps.items())[-self.levels :])
 
 
 class Backbone(nn.Module):
-    """Images to the feature map that the Transformer reads.
+    """Images to the feature maps that the Transformer reads.
 
     Args:
         name: one of `BACKBONES`.
         dilation: stride 16 instead of 32 in the last stage of a ResNet (DC5).
+        levels: how many feature maps are wanted; there are as many as have a stride of at least 8, if that is fewer.
+
+    Attributes:
+        level_channels: channels of every feature map, from the finest to the coarsest.
+        level_strides: pixels between its cells.
 
     Raises:
         UserError: an unknown name, or dilation of a network that has none.
     """
 
-    def __init__(self, name: str, dilation: bool = False) -> None:
+    def __init__(self, name: str, dilation: bool = False, levels: int = 1) -> None:
         super().__init__()
         if name not in BACKBONES:
             raise UserError(f"backbone {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
         if dilation and name not in ("resnet50", "resnet101"):
             raise UserError(f"backbone {name} cannot be dilated; leave out --dilation or take resnet50 or resnet101")
         if name == "small":
-            self.body: nn.Module = SmallResNet()
-            self.channels, self.stride = SmallResNet.stage_channels[-1], 16
+            levels = min(levels, 2)
+            self.body: nn.Module = SmallResNet(levels)
+            self.level_channels = SmallResNet.stage_channels[-levels:]
+            self.level_strides = SmallResNet.stage_strides[-levels:]
             return
         network = getattr(torchvision.models, name)(
             weights=None,
             norm_layer=FrozenBatchNorm2d,
             replace_stride_with_dilation=[False, False, dilation],
         )
-        self.channels, self.stride = network.fc.in_features, 16 if dilation else 32
+        levels = min(levels, 3)
+        widest = network.fc.in_features
+        self.level_channels = (widest // 4, widest // 2, widest)[-levels:]
+        self.level_strides = (8, 16, 16 if dilation else 32)[-levels:]
         for key, parameter in network.named_parameters():
             # DETR trains layers 2 to 4; the stem and layer 1 keep their ImageNet weights.
             parameter.requires_grad_(key.startswith(("layer2", "layer3", "layer4")))
-        self.body = IntermediateLayerGetter(network, return_layers={"layer4": "0"})
+        names = ("layer2", "layer3", "layer4")[-levels:]
+        self.body = IntermediateLayerGetter(network, return_layers={name: name for name in names})
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last feature map."""
+        return self.level_channels[-1]
+
+    @property
+    def stride(self) -> int:
+        """Pixels between the cells of the last feature map."""
+        return self.level_strides[-1]
+
+    def pyramid(self, images: ImageBatch) -> list[Tensor]:
+        """Every feature map `[B, channels, h, w]`, from the finest to the coarsest."""
+        return list(self.body(images.tensors).values())
 
     def forward(self, images: ImageBatch) -> tuple[Tensor, Tensor | None]:
-        """Features `[B, channels, h, w]`, and their mask `[B, h, w]` (True: padding) or None."""
-        features = self.body(images.tensors)["0"]
+        """The last feature map `[B, channels, h, w]`, and its mask `[B, h, w]` (True: padding) or None."""
+        features = self.pyramid(images)[-1]
         if images.mask is None:
             return features, None
         return features, shrink_mask(images.mask, features.shape[-2:])

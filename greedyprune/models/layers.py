@@ -1,6 +1,7 @@
 """Transformer layers that take their widths: the dense layer is the one whose widths are full."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,13 +79,21 @@ class EncoderLayer(nn.Module):
         ffn_width: hidden channels of the FFN.
         activation: a name of `ACTIVATIONS`.
         dropout: dropout probability.
+        attention: attends in place of a `PackedSelfAttention` of `attn_width`.
     """
 
     def __init__(
-        self, dim: int, heads: int, attn_width: int, ffn_width: int, activation: str = "prelu", dropout: float = 0.0
+        self,
+        dim: int,
+        heads: int,
+        attn_width: int,
+        ffn_width: int,
+        activation: str = "prelu",
+        dropout: float = 0.0,
+        attention: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.self_attn = PackedSelfAttention(dim, attn_width, heads)
+        self.self_attn = attention or PackedSelfAttention(dim, attn_width, heads)
         self.linear1 = nn.Linear(dim, ffn_width)
         self.linear2 = nn.Linear(ffn_width, dim)
         self.norm1 = nn.LayerNorm(dim)
@@ -92,9 +101,19 @@ class EncoderLayer(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
-        """x, pos `[B, N, dim]`, mask broadcast to `[B, heads, N, N]` (True: may look) -> `[B, N, dim]`."""
-        x = self.norm1(x + self.dropout(self.self_attn(x, pos, mask)))
+    def forward(self, x: Tensor, pos: Tensor, where: Any) -> Tensor:
+        """One round of the tokens over each other.
+
+        Args:
+            x: `[B, N, dim]`.
+            pos: `[B, N, dim]`, added to what asks and is asked.
+            where: what the attention takes beside the two: a mask broadcast to `[B, heads, N, N]` (True: may look) or
+                None, or the tokens' `Levels`.
+
+        Returns:
+            `[B, N, dim]`.
+        """
+        x = self.norm1(x + self.dropout(self.self_attn(x, pos, where)))
         hidden = self.dropout(self.activation(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 

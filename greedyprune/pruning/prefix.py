@@ -1,11 +1,12 @@
 """Run a detector from one of its layers on, so that what lies before a site is computed once for all its candidates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from greedyprune.models.dn_detr import DNDETR, Features, Outputs, stages
+from greedyprune.models.detector import Detector, Outputs, stages
+from greedyprune.models.features import Features, Queries
 
 
 @dataclass(frozen=True)
@@ -16,21 +17,21 @@ class Prefix:
         part: `encoder` or `decoder`.
         layer: the layer that runs next.
         tokens: `[B, M, dim]` input of that encoder layer, or the memory when the next layer is a decoder layer.
-        pos: `[B, M, dim]`.
-        mask: `[B, 1, 1, M]` bool or None.
-        content: `[B, Q, dim]` queries that the decoder goes on with.
-        reference: `[B, Q, 4]` their boxes.
+        features: what the first encoder layer got.
+        queries: what the first decoder layer got; None before it.
+        content: `[B, Q, dim]` content that the decoder goes on with; None before it.
+        reference: `[B, Q, 4]` or `[B, Q, 2]` references that it goes on with; None before it.
         hidden: normalised content after each decoder layer that has run.
-        references: boxes that each of those layers started from.
+        references: references that each of those layers started from.
     """
 
     part: str
     layer: int
     tokens: Tensor
-    pos: Tensor
-    mask: Tensor | None
-    content: Tensor
-    reference: Tensor
+    features: Features
+    queries: Queries | None = None
+    content: Tensor | None = None
+    reference: Tensor | None = None
     hidden: tuple[Tensor, ...] = ()
     references: tuple[Tensor, ...] = ()
 
@@ -38,14 +39,23 @@ class Prefix:
     def images(self) -> int:
         return len(self.tokens)
 
+    @property
+    def pos(self) -> Tensor:
+        """`[B, M, dim]` position embedding of the tokens."""
+        return self.features.pos
 
-def begin(model: DNDETR, features: Features) -> Prefix:
+    @property
+    def mask(self) -> Tensor | None:
+        """`[B, 1, 1, M]` bool, True where there is image, or None."""
+        return self.features.mask
+
+
+def begin(model: Detector, features: Features) -> Prefix:
     """Before the first encoder layer."""
-    content, reference = model.queries(len(features.tokens))
-    return Prefix("encoder", 0, features.tokens, features.pos, features.mask, content, reference)
+    return Prefix("encoder", 0, features.tokens, features)
 
 
-def advance(model: DNDETR, prefix: Prefix, part: str, layer: int) -> Prefix:
+def advance(model: Detector, prefix: Prefix, part: str, layer: int) -> Prefix:
     """The same batch at a later layer of the model.
 
     Raises:
@@ -59,35 +69,44 @@ def advance(model: DNDETR, prefix: Prefix, part: str, layer: int) -> Prefix:
     if prefix.part == "encoder":
         last = layer if part == "encoder" else len(encoder.layers)
         for index in range(prefix.layer, last):
-            tokens = encoder.step(index, tokens, prefix.pos, prefix.mask)
+            tokens = encoder.step(index, tokens, prefix.features)
         if part == "encoder":
-            return Prefix(part, layer, tokens, prefix.pos, prefix.mask, prefix.content, prefix.reference)
-    content, reference = prefix.content, prefix.reference
+            return replace(prefix, layer=layer, tokens=tokens)
+        queries = model.queries(prefix.features, tokens)
+        prefix = Prefix("decoder", 0, tokens, prefix.features, queries, queries.content, queries.reference)
+    queries, content, reference = _at_decoder(prefix)
     hidden, references = list(prefix.hidden), list(prefix.references)
-    for index in range(0 if prefix.part == "encoder" else prefix.layer, layer):
+    for index in range(prefix.layer, layer):
         references.append(reference)
-        content = decoder.step(index, content, reference, tokens, prefix.pos, None, prefix.mask)
+        content = decoder.step(index, content, reference, tokens, prefix.features, queries)
         hidden.append(decoder.norm(content))
-        reference = decoder.refine(content, reference)
-    return Prefix(
-        "decoder", layer, tokens, prefix.pos, prefix.mask, content, reference, tuple(hidden), tuple(references)
+        reference = decoder.follow(index, content, reference)
+    return replace(
+        prefix,
+        layer=layer,
+        content=content,
+        reference=reference,
+        hidden=tuple(hidden),
+        references=tuple(references),
     )
 
 
-def finish(model: DNDETR, prefix: Prefix, last_only: bool = False) -> Outputs:
-    """The detector's answer for the batch; with `last_only` without `aux_outputs`."""
+def finish(model: Detector, prefix: Prefix, last_only: bool = False) -> Outputs:
+    """The detector's answer for the batch; with `last_only` without `aux_outputs` and `enc_outputs`."""
     at_decoder = prefix if prefix.part == "decoder" else advance(model, prefix, "decoder", 0)
+    queries, content, reference = _at_decoder(at_decoder)
     hidden, references = model.transformer.decoder(
-        at_decoder.content,
-        at_decoder.reference,
-        at_decoder.tokens,
-        at_decoder.pos,
-        None,
-        at_decoder.mask,
-        start=at_decoder.layer,
+        content, reference, at_decoder.tokens, at_decoder.features, queries, start=at_decoder.layer
     )
     hidden, references = [*at_decoder.hidden, *hidden], [*at_decoder.references, *references]
     if last_only:
         hidden, references = hidden[-1:], references[-1:]
     with torch.no_grad():
-        return stages(*model.predict(hidden, references))
+        return stages(*model.predict(hidden, references), None if last_only else queries.proposals)
+
+
+def _at_decoder(prefix: Prefix) -> tuple[Queries, Tensor, Tensor]:
+    assert prefix.queries is not None
+    assert prefix.content is not None
+    assert prefix.reference is not None
+    return prefix.queries, prefix.content, prefix.reference

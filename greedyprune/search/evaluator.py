@@ -12,7 +12,7 @@ from greedyprune.data.loader import make_loader
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.vectorized import CocoEvaluator
 from greedyprune.models.criterion import Criterion
-from greedyprune.models.dn_detr import DNDETR
+from greedyprune.models.detector import Detector
 from greedyprune.models.matcher import Target
 from greedyprune.models.postprocess import postprocess
 from greedyprune.pruning.prefix import Prefix, advance, begin, finish
@@ -36,7 +36,7 @@ class Images:
 
     def __init__(
         self,
-        model: DNDETR,
+        model: Detector,
         dataset: CocoDetection,
         ids: Sequence[int],
         batch_size: int,
@@ -61,7 +61,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def move(self, model: DNDETR, part: str, layer: int) -> int:
+    def move(self, model: Detector, part: str, layer: int) -> int:
         """Bring every batch to a layer of `model`; returns the images that ran for it."""
         if not self.at:
             return 0
@@ -90,7 +90,9 @@ class Evaluator:
         top_k: detections for each image.
     """
 
-    def __init__(self, model: DNDETR, subset: Images, rest: Images, score: Images, coco: Any, top_k: int = 100) -> None:
+    def __init__(
+        self, model: Detector, subset: Images, rest: Images, score: Images, coco: Any, top_k: int = 100
+    ) -> None:
         self.model, self.subset, self.rest, self.score, self.top_k = model, subset, rest, score, top_k
         self.image_forwards = 0
         device = next(model.parameters()).device
