@@ -14,7 +14,7 @@ from greedyprune.data.cache import demo_data
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import eval_transform
 from greedyprune.errors import UserError
-from greedyprune.models import DNDETR, load_model
+from greedyprune.models import Detector, load_model
 
 DEMO_MODEL = Path(__file__).parent / "assets" / "shapes_dn_detr.safetensors"
 _FILE_ERRORS = {
@@ -183,7 +183,7 @@ def open_device(args: argparse.Namespace) -> torch.device:
     return torch.device("cuda", int(index or 0)) if kind == "cuda" else torch.device("cpu")
 
 
-def open_model(args: argparse.Namespace, **overrides: Any) -> DNDETR:
+def open_model(args: argparse.Namespace, **overrides: Any) -> Detector:
     """The detector of `--resume`, in eval mode on the device of `--device`.
 
     Args:
@@ -198,7 +198,7 @@ def open_model(args: argparse.Namespace, **overrides: Any) -> DNDETR:
     return load_model(args.resume, cfgs, **overrides).to(device)
 
 
-def open_dataset(args: argparse.Namespace, model: DNDETR, split: str, transform: Any = None) -> CocoDetection:
+def open_dataset(args: argparse.Namespace, model: Detector, split: str, transform: Any = None) -> CocoDetection:
     """The data set of `--coco_path`, its labels numbered as the model's.
 
     Args:
@@ -220,7 +220,7 @@ def open_dataset(args: argparse.Namespace, model: DNDETR, split: str, transform:
     return CocoDetection(root, split, known, transform)
 
 
-def check_categories(model: DNDETR, dataset: CocoDetection, root: Path) -> None:
+def check_categories(model: Detector, dataset: CocoDetection, root: Path) -> None:
     """Check that every category of the data is one that the model knows, by id and, where known, by name.
 
     Raises:

@@ -15,14 +15,14 @@ from rich.table import Table
 from torch import Tensor
 
 from greedyprune.cli import DEMO_MODEL, Parser, run
-from greedyprune.models import DNDETR, Criterion, Denoising, build_model, load_model, pad_images
+from greedyprune.models import Criterion, Denoising, Detector, build_model, load_model, pad_images
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import masked, transplant
 
 Row = tuple[str, str, bool]
 
 
-def outputs_of(model: DNDETR, images: list[Tensor], amp: torch.dtype | None = None) -> Tensor:
+def outputs_of(model: Detector, images: list[Tensor], amp: torch.dtype | None = None) -> Tensor:
     """Logits and boxes of the last layer, `[B, Q, C + 4]` on the CPU."""
     device = next(model.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, amp or torch.bfloat16, enabled=amp is not None):
@@ -34,7 +34,7 @@ def worst(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item()
 
 
-def random_kept(model: DNDETR) -> dict[str, tuple[int, ...]]:
+def random_kept(model: Detector) -> dict[str, tuple[int, ...]]:
     rng, kept = random.Random(0), {}
     for site in list_sites(model):
         width = rng.randint(1, site.group_width)
@@ -46,7 +46,7 @@ def random_kept(model: DNDETR) -> dict[str, tuple[int, ...]]:
     return kept
 
 
-def agreement(model: DNDETR, device: torch.device, images: list[Tensor]) -> list[Row]:
+def agreement(model: Detector, device: torch.device, images: list[Tensor]) -> list[Row]:
     """The GPU against the CPU, slim against masked, mixed precision and compiled against plain."""
     there = copy.deepcopy(model).to(device)
     reference = outputs_of(model, images)

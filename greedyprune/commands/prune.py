@@ -25,7 +25,7 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.evaluation.evaluate import evaluate, subset_ids, typical_size
 from greedyprune.evaluation.predict import autocast
-from greedyprune.models import DNDETR
+from greedyprune.models import Detector
 from greedyprune.pruning.kept import KeptSets
 from greedyprune.pruning.schedule import SCHEDULES, KindOptions, ScheduleOptions
 from greedyprune.pruning.sites import list_sites
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "gp") -> int:
 def _search(
     args: argparse.Namespace,
     options: ScheduleOptions,
-    model: DNDETR,
+    model: Detector,
     val: tuple[CocoDetection, list[int], list[int]],
     train: tuple[CocoDetection, list[int]],
     cost: CostModel,
@@ -213,7 +213,9 @@ def _search(
         return search(pruned, options, evaluator, cost, study, display)
 
 
-def _final(args: argparse.Namespace, model: DNDETR, val: CocoDetection, kept: KeptSets, study: Study) -> dict[str, Any]:
+def _final(
+    args: argparse.Namespace, model: Detector, val: CocoDetection, kept: KeptSets, study: Study
+) -> dict[str, Any]:
     """The last full evaluation, of the dense and of the slim model, from images to AP."""
     slim = transplant(model, kept)
     measured = [
@@ -234,7 +236,7 @@ def _final(args: argparse.Namespace, model: DNDETR, val: CocoDetection, kept: Ke
     return summarize(slim.cfgs, args.schedule, SCORER, baseline, study.records(), *measured)
 
 
-def weights_hash(model: DNDETR) -> str:
+def weights_hash(model: Detector) -> str:
     """sha256 of all tensors, by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

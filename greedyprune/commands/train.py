@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,14 +27,15 @@ from greedyprune.data.cache import demo_data
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import train_transform
 from greedyprune.errors import UserError
-from greedyprune.models import DNDETR, MODELS, DNDETROptions, ModelInfo, build_model
+from greedyprune.models import MODELS, Detector, ModelInfo, build_model
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
 from greedyprune.training.flags import add_flags, from_flags
 from greedyprune.training.log import TrainLog, duration
 from greedyprune.training.pretrained import load_backbone
 from greedyprune.training.state import BEST, LAST, Folder, Position
 
-_MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(DNDETROptions) if field.name != "num_classes")
+_MODEL_FLAGS = {field.name: None for kind in MODELS.values() for field in dataclasses.fields(kind.options)}
+del _MODEL_FLAGS["num_classes"]
 DEMO_IMAGES, DEMO_SIDE = 2000, 160
 # Shown by the groups that all tools share.
 _SHARED = ("batch_size", "amp", "num_workers")
@@ -100,7 +102,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         log.close()
 
 
-def _from_scratch(args: argparse.Namespace, options: TrainOptions) -> tuple[DNDETR, CocoDetection]:
+def _from_scratch(args: argparse.Namespace, options: TrainOptions) -> tuple[Detector, CocoDetection]:
     """A new model for the classes of the data, and its training images."""
     short_side, long_side = args.short_side or ModelInfo.short_side, args.long_side or ModelInfo.long_side
     train_data = CocoDetection(args.coco_path, "train", None, train_transform(options.augment, short_side, long_side))
@@ -119,7 +121,9 @@ def _from_scratch(args: argparse.Namespace, options: TrainOptions) -> tuple[DNDE
     return model, train_data
 
 
-def _from_checkpoint(args: argparse.Namespace, options: TrainOptions, run: RunOptions) -> tuple[DNDETR, CocoDetection]:
+def _from_checkpoint(
+    args: argparse.Namespace, options: TrainOptions, run: RunOptions
+) -> tuple[Detector, CocoDetection]:
     """The model of --resume, and the training images with its labels."""
     if args.resume.resolve().parent == run.output_dir.resolve():
         raise UserError(f"--resume {args.resume} lies in --output_dir, where it may be overwritten; give another one")
@@ -138,6 +142,20 @@ def _report(position: Position, folder: Path) -> None:
     print(f"best: {folder / BEST}, AP {position.best_ap:.4f} of epoch {position.best_epoch}")
 
 
+def _add_model_flags(group: Any) -> None:
+    """A flag for every option of any model."""
+    defaults = {}
+    for option in _MODEL_FLAGS:
+        told = {name: getattr(kind.options, option) for name, kind in MODELS.items() if hasattr(kind.options, option)}
+        first, *_ = told.values()
+        others = [f"{name}: {value}" for name, value in told.items() if value != first]
+        defaults[option] = "; ".join([str(first), *others])
+    added = {"num_classes"}
+    for kind in MODELS.values():
+        add_flags(group, kind.options, leave_out=added, unset=True, defaults=defaults)
+        added |= {field.name for field in dataclasses.fields(kind.options)}
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("Train a detector, or fine-tune one; the same command again goes on where it was.")
     add_model_arguments(parser)
@@ -150,7 +168,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--long_side", type=int, metavar="PX", help="images' longest side (default: 1333; demo data: 160)"
     )
-    add_flags(group, DNDETROptions, leave_out=("num_classes",), unset=True)
+    _add_model_flags(group)
     add_data_arguments(parser, TrainOptions.batch_size)
     add_device_arguments(parser)
     group = parser.add_argument_group("training", "--batch_size is of one optimizer step, over all processes")

@@ -9,7 +9,7 @@ from greedyprune.cfgs import check_cfgs, parse_cfgs
 from greedyprune.cli import DEMO_MODEL, Parser
 from greedyprune.commands.prune import weights_hash
 from greedyprune.errors import UserError
-from greedyprune.models import DNDETR, load_model, read_checkpoint, save_checkpoint
+from greedyprune.models import Detector, load_model, read_checkpoint, save_checkpoint
 from greedyprune.models.published import search_masks
 from greedyprune.pruning.kept import KeptSets, kept_by_magnitude, kept_from_masks
 from greedyprune.pruning.transplant import transplant
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _survivors(args: argparse.Namespace, model: DNDETR) -> KeptSets:
+def _survivors(args: argparse.Namespace, model: Detector) -> KeptSets:
     if args.cfgs is not None:
         cfgs = check_cfgs(parse_cfgs(args.cfgs), model.cfgs, model.options.heads)
         return kept_by_magnitude(model, cfgs)
@@ -80,7 +80,7 @@ def _survivors(args: argparse.Namespace, model: DNDETR) -> KeptSets:
     return _searched(args, model)
 
 
-def _searched(args: argparse.Namespace, model: DNDETR) -> KeptSets:
+def _searched(args: argparse.Namespace, model: Detector) -> KeptSets:
     """The kept sets of a finished study, if it searched this very model."""
     if args.db is None and not DEFAULT_DB.is_file():
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")

@@ -16,7 +16,7 @@ from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.predict import AMP_DTYPES, predict_detections
 from greedyprune.evaluation.profile import count_flops, count_parameters, measure_latency
-from greedyprune.models import DNDETR
+from greedyprune.models import Detector
 
 
 def subset_ids(image_ids: Sequence[int], n: int, seed: int = 0) -> list[int]:
@@ -90,7 +90,7 @@ class EvalResult:
 
 
 def evaluate(
-    model: DNDETR,
+    model: Detector,
     dataset: CocoDetection,
     *,
     images: int = 0,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from greedyprune.errors import UserError
 from greedyprune.evaluation.detections import Detections
-from greedyprune.models import DNDETR, postprocess
+from greedyprune.models import Detector, postprocess
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,7 +43,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def predict_detections(
-    model: DNDETR,
+    model: Detector,
     loader: Iterable[Batch],
     device: torch.device | str = "cpu",
     top_k: int = 100,
@@ -73,7 +73,7 @@ def predict_detections(
 
 
 def predict(
-    model: DNDETR,
+    model: Detector,
     loader: Iterable[Batch],
     device: torch.device | str = "cpu",
     top_k: int = 100,

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from greedyprune.evaluation.predict import autocast, evaluating
-from greedyprune.models import DNDETR
+from greedyprune.models import Detector
 
 
-def count_parameters(model: DNDETR) -> tuple[int, int]:
+def count_parameters(model: Detector) -> tuple[int, int]:
     """Parameters of the model and of `model.transformer`; a shared one counts once.
 
     The Transformer is counted as the published module is: with the box head that its decoder shares.
@@ -27,7 +27,7 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_flops(model: DNDETR, size: tuple[int, int]) -> tuple[int, int]:
+def count_flops(model: Detector, size: tuple[int, int]) -> tuple[int, int]:
     """Multiply-adds of one forward pass over one image, of the model and of `model.transformer`.
 
     Counted are linear layers, convolutions and the two products of attention (q k^T and attention times v), from the
@@ -53,7 +53,7 @@ def count_flops(model: DNDETR, size: tuple[int, int]) -> tuple[int, int]:
     return counter.total, inside[1] - inside[0]
 
 
-def _image(model: DNDETR, size: tuple[int, int]) -> Tensor:
+def _image(model: Detector, size: tuple[int, int]) -> Tensor:
     """A batch of one blank image `[1, 3, h, w]` where the model is."""
     parameter = next(model.parameters())
     return torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
@@ -107,7 +107,7 @@ _FORMULAS: dict[Callable[..., Any], Callable[..., int]] = {
 
 
 def measure_latency(
-    model: DNDETR, size: tuple[int, int], warmup: int = 3, runs: int = 20, amp: str | None = None
+    model: Detector, size: tuple[int, int], warmup: int = 3, runs: int = 20, amp: str | None = None
 ) -> dict[str, float]:
     """Time of a forward pass over one image (batch 1), in milliseconds.
 

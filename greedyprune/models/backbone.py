@@ -40,13 +40,18 @@ class SmallResNet(nn.Module):
 
     What lies in the padding is blanked after every convolution, as if each image ended there with the convolution's
     own zeros: an image gets the same features alone and in any batch.
+
+    Args:
+        levels: how many of its last stages answer.
     """
 
     stem_channels = 32
     stage_channels = (48, 96, 144)
+    stage_strides = (4, 8, 16)
 
-    def __init__(self) -> None:
+    def __init__(self, levels: int = 1) -> None:
         super().__init__()
+        self.levels = levels
         self.conv1 = nn.Conv2d(3, self.stem_channels, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(self.stem_channels)
         previous = self.stem_channels
@@ -59,14 +64,16 @@ class SmallResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """x `[B, 3, H, W]`, mask `[B, H, W]` (True: padding) or None -> the last stage's features under "0"."""
+        """x `[B, 3, H, W]`, mask `[B, H, W]` (True: padding) or None -> the last stages' features by their number."""
         shown = None if mask is None else (~mask)[:, None, ::2, ::2].to(x.dtype)  # [B, 1, h, w], here of the stem
         x = blank(self.bn1(self.conv1(x)).relu(), shown)
+        maps = {}
         for index in range(1, len(self.stage_channels) + 1):
             shown = None if shown is None else shown[..., ::2, ::2]
             for block in self.get_submodule(f"layer{index}").children():
                 x = block(x, shown)
-        return {"0": x}
+            maps[str(index)] = x
+        return dict(list(maps.items())[-self.levels :])
 
 
 def blank(x: Tensor, shown: Tensor | None) -> Tensor:
@@ -75,45 +82,70 @@ def blank(x: Tensor, shown: Tensor | None) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """Images to the feature map that the Transformer reads.
+    """Images to the feature maps that the Transformer reads.
 
     Args:
         name: one of `BACKBONES`.
         dilation: stride 16 instead of 32 in the last stage of a ResNet (DC5).
+        levels: how many feature maps are wanted; there are as many as have a stride of at least 8, if that is fewer.
+
+    Attributes:
+        level_channels: channels of every feature map, from the finest to the coarsest.
+        level_strides: pixels between its cells.
 
     Raises:
         UserError: an unknown name, or dilation of a network that has none.
     """
 
-    def __init__(self, name: str, dilation: bool = False) -> None:
+    def __init__(self, name: str, dilation: bool = False, levels: int = 1) -> None:
         super().__init__()
         if name not in BACKBONES:
             raise UserError(f"backbone {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
         if dilation and name not in ("resnet50", "resnet101"):
             raise UserError(f"backbone {name} cannot be dilated; leave out --dilation or take resnet50 or resnet101")
         if name == "small":
-            self.body: nn.Module = SmallResNet()
-            self.channels, self.stride = SmallResNet.stage_channels[-1], 16
+            levels = min(levels, 2)
+            self.body: nn.Module = SmallResNet(levels)
+            self.level_channels = SmallResNet.stage_channels[-levels:]
+            self.level_strides = SmallResNet.stage_strides[-levels:]
             return
         network = getattr(torchvision.models, name)(
             weights=None,
             norm_layer=FrozenBatchNorm2d,
             replace_stride_with_dilation=[False, False, dilation],
         )
-        self.channels, self.stride = network.fc.in_features, 16 if dilation else 32
+        levels = min(levels, 3)
+        widest = network.fc.in_features
+        self.level_channels = (widest // 4, widest // 2, widest)[-levels:]
+        self.level_strides = (8, 16, 16 if dilation else 32)[-levels:]
         for key, parameter in network.named_parameters():
             # DETR trains layers 2 to 4; the stem and layer 1 keep their ImageNet weights.
             parameter.requires_grad_(key.startswith(("layer2", "layer3", "layer4")))
-        self.body = IntermediateLayerGetter(network, return_layers={"layer4": "0"})
+        names = ("layer2", "layer3", "layer4")[-levels:]
+        self.body = IntermediateLayerGetter(network, return_layers={name: name for name in names})
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last feature map."""
+        return self.level_channels[-1]
+
+    @property
+    def stride(self) -> int:
+        """Pixels between the cells of the last feature map."""
+        return self.level_strides[-1]
+
+    def pyramid(self, images: ImageBatch) -> list[Tensor]:
+        """Every feature map `[B, channels, h, w]`, from the finest to the coarsest."""
+        given = (images.tensors, images.mask) if isinstance(self.body, SmallResNet) else (images.tensors,)
+        return list(self.body(*given).values())
 
     def forward(self, images: ImageBatch) -> tuple[Tensor, Tensor | None]:
-        """Features `[B, channels, h, w]`, and their mask `[B, h, w]` (True: padding) or None."""
-        if isinstance(self.body, SmallResNet):
-            mask = None if images.mask is None else images.mask[:, :: self.stride, :: self.stride]
-            return self.body(images.tensors, images.mask)["0"], mask
-        features = self.body(images.tensors)["0"]
+        """The last feature map `[B, channels, h, w]`, and its mask `[B, h, w]` (True: padding) or None."""
+        features = self.pyramid(images)[-1]
         if images.mask is None:
             return features, None
+        if isinstance(self.body, SmallResNet):  # the cells that it blanks, whatever the size
+            return features, images.mask[:, :: self.stride, :: self.stride]
         return features, shrink_mask(images.mask, features.shape[-2:])
 
 

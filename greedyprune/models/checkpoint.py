@@ -8,22 +8,24 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from greedyprune.cfgs import Cfgs, parse_cfgs
 from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
-from greedyprune.models.dn_detr import DNDETR
+from greedyprune.models.detector import Detector
+from greedyprune.models.infer import infer_shape
 from greedyprune.models.options import ModelInfo
 from greedyprune.models.pickled import read_pickled
-from greedyprune.models.published import State, as_float32, convert_keys, infer_shape, unwrap
-from greedyprune.models.registry import MODELS, build_model, model_name
+from greedyprune.models.published import State, as_float32, convert_keys, unwrap
+from greedyprune.models.registry import MODELS, build_model, model_name, model_of
 
 METADATA_KEY = "greedyprune"
 FORMAT = 1
 
 
-def save_checkpoint(model: DNDETR, path: str | Path, extra: Mapping[str, str] | None = None) -> None:
+def save_checkpoint(model: Detector, path: str | Path, extra: Mapping[str, str] | None = None) -> None:
     """Write weights, name, options, widths, class names and image size as one safetensors file.
 
     Written beside `path` and renamed, so that a kill leaves the old file or the new one.
@@ -40,8 +42,7 @@ def save_checkpoint(model: DNDETR, path: str | Path, extra: Mapping[str, str] | 
         "cfgs": model.cfgs.to_list(),
         "info": asdict(model.info),
     }
-    state = convert_keys(model.state_dict())
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in own_tensors(model).items()}
     metadata = {METADATA_KEY: json.dumps(about), **(extra or {})}
     atomic_write(path, safetensors.torch.save(tensors, metadata))
 
@@ -88,7 +89,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
     return state, about
 
 
-def load_checkpoint(model: DNDETR, source: str | Path | Mapping[str, Tensor]) -> DNDETR:
+def load_checkpoint(model: Detector, source: str | Path | Mapping[str, Tensor]) -> Detector:
     """Load weights into a detector of the same shape.
 
     Args:
@@ -106,8 +107,16 @@ def load_checkpoint(model: DNDETR, source: str | Path | Mapping[str, Tensor]) ->
     return _load(model, as_float32(convert_keys(read_checkpoint(source)[0])), f"checkpoint {source}")
 
 
-def _load(model: DNDETR, state: State, place: str) -> DNDETR:
-    own = convert_keys(model.state_dict())
+def own_tensors(model: Detector) -> State:
+    """A detector's tensors as a checkpoint holds them: what several layers share is there once, by its first name."""
+    names: dict[int, str] = {}
+    named = convert_keys(model.state_dict(keep_vars=True))
+    return {key: value for key, value in named.items() if names.setdefault(id(value), key) == key}
+
+
+def _load(model: Detector, state: State, place: str) -> Detector:
+    own = own_tensors(model)
+    state = _unshare(model, state, place)
     # Batch norm's counter is only there where the norm is trained.
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked") or key in own}
     for key, value in own.items():
@@ -121,11 +130,24 @@ def _load(model: DNDETR, state: State, place: str) -> DNDETR:
     for key in state:
         if key not in own:
             raise UserError(f"{place} is of another model: it has {key}, which this model lacks")
-    model.load_state_dict(state, strict=False)  # the decoder's name of the shared box head is left out
+    model.load_state_dict(state, strict=False)  # other names of what is shared are left out
     return model
 
 
-def load_model(path: str | Path, cfgs: str | Sequence[Any] | Cfgs | None = None, **overrides: Any) -> DNDETR:
+def _unshare(model: Detector, state: State, place: str) -> State:
+    """A state dict without the further names of what the model shares; published ones hold each of them."""
+    first: dict[int, str] = {}
+    result = dict(state)
+    for key, value in convert_keys(model.state_dict(keep_vars=True)).items():
+        name = first.setdefault(id(value), key)
+        if name != key and key in result:
+            if name in result and not torch.equal(result[name], result[key]):
+                raise UserError(f"{place} is of another model: {name} and {key} differ, and are one tensor here")
+            del result[key]
+    return result
+
+
+def load_model(path: str | Path, cfgs: str | Sequence[Any] | Cfgs | None = None, **overrides: Any) -> Detector:
     """A detector from a checkpoint alone: its shape, options and class names come from the file.
 
     Args:
@@ -144,13 +166,14 @@ def load_model(path: str | Path, cfgs: str | Sequence[Any] | Cfgs | None = None,
     if about:
         model = _build_described(about, overrides, path)
     else:
-        model = DNDETR(*infer_shape(state, arguments, overrides, f"checkpoint {path}"))
+        options, widths = infer_shape(state, arguments, overrides, f"checkpoint {path}")
+        model = MODELS[model_of(options)].model(options, widths)
     if cfgs is not None:
         _expect(model.cfgs, parse_cfgs(cfgs), path)
     return _load(model, state, f"checkpoint {path}").eval()
 
 
-def _build_described(about: Mapping[str, Any], overrides: Mapping[str, Any], path: str | Path) -> DNDETR:
+def _build_described(about: Mapping[str, Any], overrides: Mapping[str, Any], path: str | Path) -> Detector:
     """The model that a file of this project says it is."""
     if about.get("format") != FORMAT:
         raise UserError(

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from greedyprune.models.boxes import cxcywh_to_xyxy, generalized_iou
 from greedyprune.models.denoising import DenoisingQueries
-from greedyprune.models.matcher import HungarianMatcher, Target
+from greedyprune.models.matcher import HungarianMatcher, Match, Target
 
 
 def focal_loss(logits: Tensor, onehot: Tensor, alpha: float, gamma: float = 2.0) -> Tensor:
@@ -20,7 +20,7 @@ def focal_loss(logits: Tensor, onehot: Tensor, alpha: float, gamma: float = 2.0)
 
 
 class Criterion(nn.Module):
-    """Losses of DN-DETR over all decoder layers.
+    """Losses over all decoder layers.
 
     Args:
         num_classes: number of labels.
@@ -59,33 +59,24 @@ class Criterion(nn.Module):
 
         Returns:
             Scalars by their published names: `loss_ce`, `loss_bbox`, `loss_giou` of the last layer, `..._0`,
-            `..._1` of the ones before it, `tgt_...` of the denoising queries; and, to look at only, `class_error`
-            (percent), `loss_xy`, `loss_hw` (parts of `loss_bbox`) and `cardinality_error` (boxes an image).
+            `..._1` of the ones before it, `..._enc` of a first stage's proposals, `tgt_...` of the denoising queries;
+            and, to look at only, `class_error` (percent), `loss_xy`, `loss_hw` (parts of `loss_bbox`) and
+            `cardinality_error` (boxes an image).
         """
         stages = [*outputs.get("aux_outputs", []), outputs]
         logits = torch.stack([stage["pred_logits"] for stage in stages]).float()  # [L, B, Q, C]
         boxes = torch.stack([stage["pred_boxes"] for stage in stages]).float()  # [L, B, Q, 4]
-        counts = torch.tensor([len(target["labels"]) for target in targets], device=logits.device)
         if num_boxes is None:
-            num_boxes = counts.sum().clamp(min=1)
-        labels = torch.cat([target["labels"] for target in targets])
-        target_boxes = torch.cat([target["boxes"] for target in targets]).float()
+            num_boxes = torch.tensor(max(sum(len(target["labels"]) for target in targets), 1), device=logits.device)
 
-        match = self.matcher(logits, boxes, targets)
-        onehot = torch.zeros_like(logits)
-        onehot[match.layer, match.image, match.query, labels[match.target]] = 1
-        layer_losses = {"loss_ce": focal_loss(logits, onehot, self.alpha).sum((1, 2, 3)) / num_boxes}
-        matched = boxes[match.layer, match.image, match.query]  # [M, 4]
-        layer_losses |= self._box_losses(matched, target_boxes[match.target], match.layer, len(stages), num_boxes)
-        layer_losses |= self._box_parts(matched, target_boxes[match.target], match.layer, len(stages), num_boxes)
-        # The published count takes the last class for "no object"; kept so that logs can be compared.
-        found = (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)  # [L, B]
-        layer_losses["cardinality_error"] = (found - counts).abs().float().mean(1)
-
+        layer_losses, match = self._matched_losses(logits, boxes, targets, num_boxes)
         losses = _by_layer(layer_losses, "")
+        labels = torch.cat([target["labels"] for target in targets])
         last = match.layer == len(stages) - 1
         predicted = logits[-1, match.image[last], match.query[last]].argmax(-1)
         losses["class_error"] = _percent_wrong(predicted, labels[match.target[last]])
+        if "enc_outputs" in outputs:
+            losses |= self._proposal_losses(outputs["enc_outputs"], targets, num_boxes)
         if "denoising" in outputs:
             losses |= self._denoising_losses(outputs["denoising"], num_boxes)
         return losses
@@ -99,10 +90,38 @@ class Criterion(nn.Module):
         """The weight of every loss in `losses` that counts."""
         weights = {}
         for name in losses:
-            base = name.removeprefix("tgt_").rstrip("0123456789").rstrip("_")
+            base = name.removeprefix("tgt_").removesuffix("_enc").rstrip("0123456789").rstrip("_")
             if base in self.weights:
                 weights[name] = self.weights[base]
         return weights
+
+    def _matched_losses(
+        self, logits: Tensor, boxes: Tensor, targets: list[Target], num_boxes: Tensor | float
+    ) -> tuple[dict[str, Tensor], Match]:
+        """Losses `[L]` of logits `[L, B, Q, C]` and boxes `[L, B, Q, 4]`, each layer matched to the targets alone."""
+        counts = torch.tensor([len(target["labels"]) for target in targets], device=logits.device)
+        labels = torch.cat([target["labels"] for target in targets])
+        target_boxes = torch.cat([target["boxes"] for target in targets]).float()
+        match = self.matcher(logits, boxes, targets)
+        onehot = torch.zeros_like(logits)
+        onehot[match.layer, match.image, match.query, labels[match.target]] = 1
+        losses = {"loss_ce": focal_loss(logits, onehot, self.alpha).sum((1, 2, 3)) / num_boxes}
+        matched, wanted = boxes[match.layer, match.image, match.query], target_boxes[match.target]  # [M, 4]
+        losses |= self._box_losses(matched, wanted, match.layer, len(logits), num_boxes)
+        losses |= self._box_parts(matched, wanted, match.layer, len(logits), num_boxes)
+        # The published count takes the last class for "no object"; kept so that logs can be compared.
+        found = (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)  # [L, B]
+        losses["cardinality_error"] = (found - counts).abs().float().mean(1)
+        return losses, match
+
+    def _proposal_losses(
+        self, proposals: dict[str, Tensor], targets: list[Target], num_boxes: Tensor | float
+    ) -> dict[str, Tensor]:
+        """A first stage only says whether there is an object: as class 0 (Deformable DETR, appendix A.4)."""
+        objects = [{**target, "labels": torch.zeros_like(target["labels"])} for target in targets]
+        logits, boxes = proposals["pred_logits"].float()[None], proposals["pred_boxes"].float()[None]
+        losses, _ = self._matched_losses(logits, boxes, objects, num_boxes)
+        return {f"{name}_enc": value[0] for name, value in losses.items()}
 
     def _box_losses(
         self, boxes: Tensor, targets: Tensor, layer: Tensor, layers: int, num_boxes: Tensor | float

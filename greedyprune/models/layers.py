@@ -69,7 +69,33 @@ class PackedSelfAttention(Attention):
         return self.attend(self.split(q), self.split(k), self.split(v), mask)
 
 
-class EncoderLayer(nn.Module):
+class Layer(nn.Module):
+    """What every layer ends with: an FFN with its residual and LayerNorm (post-norm).
+
+    Args:
+        dim: channels of the tokens or queries.
+        width: hidden channels of the FFN.
+        norm: the name of its LayerNorm in published checkpoints.
+        activation: a name of `ACTIVATIONS`.
+        dropout: dropout probability, of the attention before it, too.
+    """
+
+    def __init__(self, dim: int, width: int, norm: str, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, width)
+        self.linear2 = nn.Linear(width, dim)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+        self.last_norm = norm
+        self.add_module(norm, nn.LayerNorm(dim))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The FFN half: `[B, N, dim]` -> `[B, N, dim]`."""
+        hidden = self.dropout(self.activation(self.linear1(x)))
+        return self.get_submodule(self.last_norm)(x + self.dropout(self.linear2(hidden)))
+
+
+class EncoderLayer(Layer):
     """Self-attention and FFN, each followed by a residual and a LayerNorm (post-norm).
 
     Args:
@@ -79,35 +105,39 @@ class EncoderLayer(nn.Module):
         ffn_width: hidden channels of the FFN.
         activation: a name of `ACTIVATIONS`.
         dropout: dropout probability.
+        attention: attends in place of a `PackedSelfAttention` of `attn_width`.
     """
 
     def __init__(
-        self, dim: int, heads: int, attn_width: int, ffn_width: int, activation: str = "prelu", dropout: float = 0.0
+        self,
+        dim: int,
+        heads: int,
+        attn_width: int,
+        ffn_width: int,
+        activation: str = "prelu",
+        dropout: float = 0.0,
+        attention: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.self_attn = PackedSelfAttention(dim, attn_width, heads)
-        self.linear1 = nn.Linear(dim, ffn_width)
-        self.linear2 = nn.Linear(ffn_width, dim)
+        super().__init__(dim, ffn_width, "norm2", activation, dropout)
+        self.self_attn = attention or PackedSelfAttention(dim, attn_width, heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.activation = ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
 
-    def attend(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
-        """The attention half: x, pos `[B, N, dim]`, mask broadcast to `[B, heads, N, N]` (True: may look)."""
-        return self.norm1(x + self.dropout(self.self_attn(x, pos, mask)))
+    def attend(self, x: Tensor, pos: Tensor, where: Any) -> Tensor:
+        """The attention half.
 
-    def feed(self, x: Tensor) -> Tensor:
-        """The FFN half: `[B, N, dim]` -> `[B, N, dim]`."""
-        hidden = self.dropout(self.activation(self.linear1(x)))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        Args:
+            x: `[B, N, dim]`.
+            pos: `[B, N, dim]`, added to what asks and is asked.
+            where: what the attention takes beside the two: a mask broadcast to `[B, heads, N, N]` (True: may look) or
+                None, or the tokens' `Levels`.
 
-    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
-        """Both halves -> `[B, N, dim]`; see `attend`."""
-        return self.feed(self.attend(x, pos, mask))
+        Returns:
+            `[B, N, dim]`.
+        """
+        return self.norm1(x + self.dropout(self.self_attn(x, pos, where)))
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(Layer):
     """Self-attention, conditional cross-attention and FFN of DAB-DETR (section 4.1 and figure 5), post-norm.
 
     Args:
@@ -132,7 +162,7 @@ class DecoderLayer(nn.Module):
         activation: str = "prelu",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(dim, ffn_width, "norm3", activation, dropout)
         self.sa_qcontent_proj = nn.Linear(dim, self_width)
         self.sa_qpos_proj = nn.Linear(dim, self_width)
         self.sa_kcontent_proj = nn.Linear(dim, self_width)
@@ -149,12 +179,6 @@ class DecoderLayer(nn.Module):
         self.ca_qpos_sine_proj = nn.Linear(dim, cross_width)
         self.cross_attn = Attention(cross_width, heads, dim)
         self.norm2 = nn.LayerNorm(dim)
-
-        self.linear1 = nn.Linear(dim, ffn_width)
-        self.linear2 = nn.Linear(ffn_width, dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.activation = ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
 
     def attend(
         self,
@@ -195,12 +219,3 @@ class DecoderLayer(nn.Module):
         k = torch.cat((heads.split(k), heads.split(k_pos)), dim=-1)  # [B, h, M, 2w/h]
         attended = heads.attend(q, k, heads.split(self.ca_v_proj(memory)), memory_mask)
         return self.norm2(x + self.dropout(attended))
-
-    def feed(self, x: Tensor) -> Tensor:
-        """The FFN half: `[B, N, dim]` -> `[B, N, dim]`."""
-        hidden = self.dropout(self.activation(self.linear1(x)))
-        return self.norm3(x + self.dropout(self.linear2(hidden)))
-
-    def forward(self, x: Tensor, memory: Tensor, **given: Any) -> Tensor:
-        """Both halves -> `[B, N, dim]`; see `attend`."""
-        return self.feed(self.attend(x, memory, **given))

@@ -1,17 +1,22 @@
 """What a detector is built from; stored with every checkpoint."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greedyprune.cfgs import Cfgs, full_cfgs
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import BACKBONES
 from greedyprune.models.layers import ACTIVATIONS
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+NORM_GROUPS = 32
+
 
 @dataclass(frozen=True)
-class DNDETROptions:
-    """Options of DN-DETR; the defaults are the published R50 model's.
+class DetectorOptions:
+    """Options of every detector; the defaults are published R50 models'.
 
     Attributes:
         num_classes: labels; 91 for COCO's own category ids.
@@ -23,14 +28,11 @@ class DNDETROptions:
         enc_layers: encoder layers.
         dec_layers: decoder layers.
         ffn_dim: full FFN width.
-        num_queries: anchors.
-        num_patterns: learned content patterns paired with every anchor; 0: none.
+        num_queries: queries, each an anchor or a proposal.
         activation: prelu, relu or gelu.
         temperature_h: temperature of the image's position embedding along y.
         temperature_w: the same along x.
         dropout: dropout in the Transformer.
-        pre_norm: a LayerNorm after the last encoder layer; that is all that the published option of this name does.
-        random_refpoints_xy: the anchors' centres start spread evenly at random.
     """
 
     num_classes: int = 91
@@ -43,20 +45,15 @@ class DNDETROptions:
     dec_layers: int = 6
     ffn_dim: int = 2048
     num_queries: int = 300
-    num_patterns: int = 0
     activation: str = "prelu"
     temperature_h: float = 20.0
     temperature_w: float = 20.0
     dropout: float = 0.0
-    pre_norm: bool = False
-    random_refpoints_xy: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "hidden_dim", "heads", "enc_layers", "dec_layers", "ffn_dim", "num_queries"):
             if getattr(self, name) < 1:
                 raise UserError(f"option {name} is {getattr(self, name)}, it must be at least 1")
-        if self.num_patterns < 0:
-            raise UserError(f"option num_patterns is {self.num_patterns}, it must be at least 0")
         if self.hidden_dim % self.heads or self.hidden_dim % 4:
             raise UserError(
                 f"option hidden_dim {self.hidden_dim} is not a multiple of both the {self.heads} heads and 4"
@@ -76,7 +73,7 @@ class DNDETROptions:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "DNDETROptions":
+    def from_dict(cls, values: dict[str, Any]) -> "Self":
         """Options by name.
 
         Raises:
@@ -87,6 +84,114 @@ class DNDETROptions:
             if name not in known:
                 raise UserError(f"model option {name!r} is unknown; the options are {', '.join(sorted(known))}")
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class DABOptions(DetectorOptions):
+    """Options of detectors with DAB-DETR's decoder.
+
+    Attributes:
+        num_patterns: learned content patterns paired with every anchor; 0: none.
+        random_refpoints_xy: the anchors' centres start spread evenly at random.
+    """
+
+    num_patterns: int = 0
+    random_refpoints_xy: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_patterns < 0:
+            raise UserError(f"option num_patterns is {self.num_patterns}, it must be at least 0")
+
+
+@dataclass(frozen=True)
+class DNDETROptions(DABOptions):
+    """Options of DN-DETR.
+
+    Attributes:
+        pre_norm: a LayerNorm after the last encoder layer; that is all that the published option of this name does.
+    """
+
+    pre_norm: bool = False
+
+
+@dataclass(frozen=True)
+class PyramidOptions(DetectorOptions):
+    """Options of detectors with a deformable encoder.
+
+    Attributes:
+        num_feature_levels: sizes of feature maps; those beyond the backbone's are made by convolutions of stride 2.
+        enc_n_points: points that a head samples in every level, in the encoder.
+    """
+
+    num_feature_levels: int = 4
+    enc_n_points: int = 4
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_feature_levels", "enc_n_points", "dec_n_points"):
+            if getattr(self, name, 1) < 1:
+                raise UserError(f"option {name} is {getattr(self, name)}, it must be at least 1")
+        if self.hidden_dim % NORM_GROUPS:
+            raise UserError(f"option hidden_dim is {self.hidden_dim}; the levels' group norm needs a multiple of 32")
+
+
+@dataclass(frozen=True)
+class DNDeformableEncoderOptions(PyramidOptions, DABOptions):
+    """Options of DN-DETR with a deformable encoder."""
+
+
+@dataclass(frozen=True)
+class DeformableDecoderOptions(PyramidOptions):
+    """Options of detectors with a deformable encoder and decoder.
+
+    Attributes:
+        dec_n_points: points that a head samples in every level, in the decoder.
+        two_stage: queries start from the best boxes that the encoder proposes; Deformable DETR needs with_box_refine.
+    """
+
+    dec_n_points: int = 4
+    two_stage: bool = False
+    temperature_h: float = 10000.0
+    temperature_w: float = 10000.0
+
+    @property
+    def refines(self) -> bool:
+        """Every decoder layer refines the boxes of the one before it, with heads of its own."""
+        return True
+
+
+@dataclass(frozen=True)
+class DNDeformableOptions(DeformableDecoderOptions):
+    """Options of DN-Deformable-DETR.
+
+    Attributes:
+        random_refpoints_xy: the anchors' centres start spread evenly at random.
+    """
+
+    random_refpoints_xy: bool = False
+
+
+@dataclass(frozen=True)
+class DeformableOptions(DeformableDecoderOptions):
+    """Options of Deformable DETR.
+
+    Attributes:
+        with_box_refine: every decoder layer refines the boxes of the one before it, with heads of its own.
+    """
+
+    with_box_refine: bool = False
+    ffn_dim: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.two_stage and not self.with_box_refine:
+            raise UserError("option two_stage needs with_box_refine: proposals are boxes that the decoder refines")
+
+    @property
+    def refines(self) -> bool:
+        return self.with_box_refine
 
 
 @dataclass(frozen=True)

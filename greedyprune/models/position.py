@@ -13,7 +13,7 @@ def _sine(position: Tensor, dims: int, temperature: float) -> Tensor:
     return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)  # [..., dims]
 
 
-def image_positions(mask: Tensor, dims: int, temperature_h: float, temperature_w: float) -> Tensor:
+def image_positions(mask: Tensor, dims: int, temperature_h: float, temperature_w: float, offset: float = 0.0) -> Tensor:
     """Position embedding of every cell of a feature map (DAB-DETR, section 4.4: its temperatures are 20).
 
     Args:
@@ -21,14 +21,15 @@ def image_positions(mask: Tensor, dims: int, temperature_h: float, temperature_w
         dims: channels of the result; an even half goes to y, the other to x.
         temperature_h: temperature of the y half.
         temperature_w: temperature of the x half.
+        offset: cells added to every cell's number, which counts from 1; Deformable DETR's -0.5 means its centre.
 
     Returns:
         `[B, h * w, dims]` float32, rows of the map one after another.
     """
     valid = (~mask).float()
     y, x = valid.cumsum(1), valid.cumsum(2)
-    y = y / (y[:, -1:, :] + 1e-6) * 2 * math.pi
-    x = x / (x[:, :, -1:] + 1e-6) * 2 * math.pi
+    y = (y + offset) / (y[:, -1:, :] + 1e-6) * 2 * math.pi
+    x = (x + offset) / (x[:, :, -1:] + 1e-6) * 2 * math.pi
     position = torch.cat((_sine(y, dims // 2, temperature_h), _sine(x, dims // 2, temperature_w)), dim=-1)
     return position.flatten(1, 2)  # [B, h * w, dims]
 

@@ -1,36 +1,52 @@
 """One door to every detector: a name and its options."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from greedyprune.cfgs import Cfgs, parse_cfgs
 from greedyprune.errors import UserError
+from greedyprune.models.deformable_detr import DeformableDETR, DNDeformableDETR, DNDeformableEncoderDETR
+from greedyprune.models.detector import Detector
 from greedyprune.models.dn_detr import DNDETR
-from greedyprune.models.options import DNDETROptions, ModelInfo
+from greedyprune.models.options import (
+    DeformableOptions,
+    DetectorOptions,
+    DNDeformableEncoderOptions,
+    DNDeformableOptions,
+    DNDETROptions,
+    ModelInfo,
+)
 
 
 @dataclass(frozen=True)
 class ModelType:
     """A detector's class, and the class of its options."""
 
-    model: type[DNDETR]
-    options: type[DNDETROptions]
+    model: Callable[..., Detector]
+    options: type[DetectorOptions]
 
 
-MODELS = {"dn_detr": ModelType(DNDETR, DNDETROptions)}
+MODELS = {
+    "dn_detr": ModelType(DNDETR, DNDETROptions),
+    "dn_deformable_detr": ModelType(DNDeformableDETR, DNDeformableOptions),
+    "dn_deformable_encoder_detr": ModelType(DNDeformableEncoderDETR, DNDeformableEncoderOptions),
+    "deformable_detr": ModelType(DeformableDETR, DeformableOptions),
+}
 
 
 def build_model(
     name: str, cfgs: str | Sequence[Any] | Cfgs | None = None, *, info: ModelInfo | None = None, **options: Any
-) -> DNDETR:
+) -> Detector:
     """Build a detector with random weights.
 
     Args:
-        name: `dn_detr`.
+        name: one of `MODELS`: `dn_detr`, `dn_deformable_detr` (deformable encoder and decoder),
+            `dn_deformable_encoder_detr` (deformable encoder, DN-DETR's decoder) or `deformable_detr` (no denoising).
         cfgs: the width of every site, as text, nested lists or Cfgs; None: dense.
         info: class names, category ids and image size to keep with the model.
-        options: see `DNDETROptions`.
+        options: see the options class of the model: `DNDETROptions`, `DNDeformableOptions`,
+            `DNDeformableEncoderOptions` or `DeformableOptions`.
 
     Raises:
         UserError: an unknown name or option, or widths that do not fit.
@@ -41,6 +57,11 @@ def build_model(
     return kind.model(kind.options.from_dict(options), None if cfgs is None else parse_cfgs(cfgs), info)
 
 
-def model_name(model: DNDETR) -> str:
+def model_name(model: Detector) -> str:
     """The name under which a detector was built."""
     return next(name for name, kind in MODELS.items() if type(model) is kind.model)
+
+
+def model_of(options: DetectorOptions) -> str:
+    """The name of the detector that options are for."""
+    return next(name for name, kind in MODELS.items() if type(options) is kind.options)

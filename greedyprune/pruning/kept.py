@@ -7,7 +7,7 @@ from torch import Tensor
 
 from greedyprune.cfgs import Cfgs
 from greedyprune.errors import UserError
-from greedyprune.models.dn_detr import DNDETR
+from greedyprune.models.detector import Detector
 from greedyprune.pruning.sites import Site, list_sites
 
 KeptSets = dict[str, tuple[int, ...]]
@@ -44,7 +44,7 @@ def full_kept(site: Site) -> tuple[int, ...]:
     return tuple(range(site.width))
 
 
-def kept_cfgs(model: DNDETR, kept: Mapping[str, Sequence[int]]) -> Cfgs:
+def kept_cfgs(model: Detector, kept: Mapping[str, Sequence[int]]) -> Cfgs:
     """The widths that kept sets leave of a model; a site that is not named stays as it is."""
     return model.cfgs.replace({name: len(channels) for name, channels in kept.items()})
 
@@ -57,7 +57,7 @@ def kept_from_scores(site: Site, scores: Tensor, width: int) -> tuple[int, ...]:
     return tuple(sorted((order + offset).flatten().tolist()))
 
 
-def kept_by_magnitude(model: DNDETR, cfgs: Cfgs) -> KeptSets:
+def kept_by_magnitude(model: Detector, cfgs: Cfgs) -> KeptSets:
     """Kept sets for people who have only the widths.
 
     A channel's score is the product of the L2 norms of the weights that write it and of those that read it, over all
@@ -79,7 +79,7 @@ def kept_by_magnitude(model: DNDETR, cfgs: Cfgs) -> KeptSets:
     return kept
 
 
-def kept_from_masks(model: DNDETR, masks: Mapping[str, Tensor]) -> tuple[KeptSets, int]:
+def kept_from_masks(model: Detector, masks: Mapping[str, Tensor]) -> tuple[KeptSets, int]:
     """Kept sets of a published search-time checkpoint.
 
     The published search lets channels wander between heads. Here every head keeps the same number, so heads with too

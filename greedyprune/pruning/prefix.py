@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from greedyprune.models.dn_detr import DNDETR, Features, Outputs, stages
+from greedyprune.models.detector import Detector, Outputs, stages
+from greedyprune.models.features import Features, Queries
 from greedyprune.pruning.sites import Site
 
 
@@ -34,20 +35,20 @@ class Prefix:
     Attributes:
         place: what runs next.
         tokens: `[B, M, dim]` what goes on in the encoder, or the memory when a decoder layer runs next.
-        pos: `[B, M, dim]`.
-        mask: `[B, 1, 1, M]` bool or None.
-        content: `[B, Q, dim]` queries that the decoder goes on with.
-        reference: `[B, Q, 4]` their boxes.
+        features: what the first encoder layer got.
+        queries: what the first decoder layer got; None before it.
+        content: `[B, Q, dim]` content that the decoder goes on with; None before it.
+        reference: `[B, Q, 4]` or `[B, Q, 2]` references that it goes on with; None before it.
         hidden: normalised content after each decoder layer that has run.
-        references: boxes that each of those layers started from.
+        references: references that each of those layers started from.
     """
 
     place: Place
     tokens: Tensor
-    pos: Tensor
-    mask: Tensor | None
-    content: Tensor
-    reference: Tensor
+    features: Features
+    queries: Queries | None = None
+    content: Tensor | None = None
+    reference: Tensor | None = None
     hidden: tuple[Tensor, ...] = ()
     references: tuple[Tensor, ...] = ()
 
@@ -55,14 +56,18 @@ class Prefix:
     def images(self) -> int:
         return len(self.tokens)
 
+    @property
+    def mask(self) -> Tensor | None:
+        """`[B, 1, 1, M]` bool, True where there is image, or None."""
+        return self.features.mask
 
-def begin(model: DNDETR, features: Features) -> Prefix:
+
+def begin(features: Features) -> Prefix:
     """Before the first encoder layer."""
-    content, reference = model.queries(len(features.tokens))
-    return Prefix(Place(False, 0), features.tokens, features.pos, features.mask, content, reference)
+    return Prefix(Place(False, 0), features.tokens, features)
 
 
-def advance(model: DNDETR, prefix: Prefix, place: Place) -> Prefix:
+def advance(model: Detector, prefix: Prefix, place: Place) -> Prefix:
     """The same batch at a later place of the model.
 
     Raises:
@@ -75,40 +80,48 @@ def advance(model: DNDETR, prefix: Prefix, place: Place) -> Prefix:
     return prefix
 
 
+def finish(model: Detector, prefix: Prefix, last_only: bool = False) -> Outputs:
+    """The detector's answer for the batch; with `last_only` without `aux_outputs` and `enc_outputs`."""
+    end = advance(model, prefix, Place(True, len(model.transformer.decoder.layers)))
+    first = -1 if last_only else 0
+    proposals = end.queries.proposals if end.queries is not None and not last_only else None
+    with torch.no_grad():
+        return stages(*model.predict(list(end.hidden[first:]), list(end.references[first:])), proposals)
+
+
 def site_place(site: Site) -> Place:
     """The last place from which the site is still to come."""
     return Place(site.part == "decoder", site.layer, site.kind == "ffn")
 
 
-def _encode_half(model: DNDETR, prefix: Prefix) -> Prefix:
+def _encode_half(model: Detector, prefix: Prefix) -> Prefix:
     encoder, (_, layer, ffn) = model.transformer.encoder, prefix.place
     if layer == len(encoder.layers):
-        return replace(prefix, place=Place(True, 0))
+        queries = model.queries(prefix.features, prefix.tokens)
+        return replace(
+            prefix, place=Place(True, 0), queries=queries, content=queries.content, reference=queries.reference
+        )
     if not ffn:
-        tokens = encoder.attend(layer, prefix.tokens, prefix.pos, prefix.mask)
+        tokens = encoder.attend(layer, prefix.tokens, prefix.features)
         return replace(prefix, place=Place(False, layer, True), tokens=tokens)
     return replace(prefix, place=Place(False, layer + 1), tokens=encoder.feed(layer, prefix.tokens))
 
 
-def _decode_half(model: DNDETR, prefix: Prefix) -> Prefix:
-    decoder, (_, layer, ffn), reference = model.transformer.decoder, prefix.place, prefix.reference
+def _decode_half(model: Detector, prefix: Prefix) -> Prefix:
+    decoder, (_, layer, ffn) = model.transformer.decoder, prefix.place
+    queries, content, reference = prefix.queries, prefix.content, prefix.reference
+    assert queries is not None
+    assert content is not None
+    assert reference is not None
     if not ffn:
-        content = decoder.attend(layer, prefix.content, reference, prefix.tokens, prefix.pos, None, prefix.mask)
+        content = decoder.attend(layer, content, reference, prefix.tokens, prefix.features, queries)
         return replace(prefix, place=Place(True, layer, True), content=content)
-    content = decoder.feed(layer, prefix.content)
+    content = decoder.feed(layer, content)
     return replace(
         prefix,
         place=Place(True, layer + 1),
         content=content,
-        reference=reference if layer + 1 == len(decoder.layers) else decoder.refine(content, reference),
+        reference=reference if layer + 1 == len(decoder.layers) else decoder.follow(layer, content, reference),
         hidden=(*prefix.hidden, decoder.norm(content)),
         references=(*prefix.references, reference),
     )
-
-
-def finish(model: DNDETR, prefix: Prefix, last_only: bool = False) -> Outputs:
-    """The detector's answer for the batch; with `last_only` without `aux_outputs`."""
-    end = advance(model, prefix, Place(True, len(model.transformer.decoder.layers)))
-    first = -1 if last_only else 0
-    with torch.no_grad():
-        return stages(*model.predict(list(end.hidden[first:]), list(end.references[first:])))

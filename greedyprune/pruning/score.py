@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from greedyprune.models.criterion import Criterion
-from greedyprune.models.dn_detr import DNDETR
+from greedyprune.models.detector import Detector
 from greedyprune.models.matcher import Target
 from greedyprune.pruning.prefix import Prefix, finish
 from greedyprune.pruning.sites import Site
 
 
 @contextmanager
-def grown_site(model: DNDETR, site: Site, kept: Sequence[int]) -> Iterator["Grower"]:
+def grown_site(model: Detector, site: Site, kept: Sequence[int]) -> Iterator["Grower"]:
     """The site masked to `kept` inside the model, in place; the model is as it was afterwards.
 
     Args:
@@ -54,7 +54,7 @@ class Grower:
 
 @torch.no_grad()
 def candidate_losses(
-    model: DNDETR,
+    model: Detector,
     site: Site,
     kept: Sequence[int],
     candidates: Sequence[int],

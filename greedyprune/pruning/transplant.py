@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from greedyprune.models.dn_detr import DNDETR
+from greedyprune.models.detector import Detector
 from greedyprune.pruning.kept import check_kept, kept_cfgs
 from greedyprune.pruning.sites import Site, Slice, list_sites
 
@@ -35,13 +35,13 @@ def slim_tensors(site: Site, state: Mapping[str, Tensor], kept: Sequence[int]) -
 def _select(tensor: Tensor, part: Slice, width: int, index: Tensor, scale: float) -> Tensor:
     blocks = tensor.detach().movedim(part.dim, 0).unflatten(0, (part.blocks, width))  # [blocks, width, ...]
     chosen = blocks.index_select(1, index)  # [blocks, kept, ...]
-    if part.query_block is not None:
-        chosen[part.query_block] *= scale
+    if "query" in part.roles:
+        chosen[part.roles.index("query")] *= scale
     return chosen.flatten(0, 1).movedim(0, part.dim).contiguous()
 
 
 @contextmanager
-def slim_site(model: DNDETR, site: Site, kept: Sequence[int]) -> Iterator[None]:
+def slim_site(model: Detector, site: Site, kept: Sequence[int]) -> Iterator[None]:
     """The site slim inside the model, in place; its full tensors are back afterwards.
 
     Everything that reads shapes from tensors (running, counting parameters and multiply-adds) sees the slim site.
@@ -55,7 +55,7 @@ def slim_site(model: DNDETR, site: Site, kept: Sequence[int]) -> Iterator[None]:
             _set_parameter(model, name, parameter)
 
 
-def shrink_site(model: DNDETR, site: Site, kept: Sequence[int]) -> None:
+def shrink_site(model: Detector, site: Site, kept: Sequence[int]) -> None:
     """Make the site slim inside the model, for good; the model's `cfgs` keep telling its first shape."""
     state = {part.name: model.get_parameter(part.name) for part in site.slices}
     for name, tensor in slim_tensors(site, state, kept).items():
@@ -67,7 +67,7 @@ def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None
     setattr(model.get_submodule(owner), attribute, parameter)
 
 
-def transplant(model: DNDETR, kept: Mapping[str, Sequence[int]]) -> DNDETR:
+def transplant(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
     """A slim model with the surviving weights.
 
     Args:
@@ -92,7 +92,7 @@ def transplant(model: DNDETR, kept: Mapping[str, Sequence[int]]) -> DNDETR:
     return slim.train(model.training)
 
 
-def masked(model: DNDETR, kept: Mapping[str, Sequence[int]]) -> DNDETR:
+def masked(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
     """A copy of the model in which pruned channels are switched off and nothing is smaller.
 
     Rows that write a pruned channel are zero: its q, k and v are 0, or the FFN's activation of 0, which is 0. Unlike a

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from greedyprune.evaluation.profile import count_flops, count_parameters
-from greedyprune.models.dn_detr import DNDETR
+from greedyprune.models.detector import Detector
 
 
 class CostModel:
@@ -16,7 +16,7 @@ class CostModel:
         size: height and width in pixels of the image that multiply-adds are counted for.
     """
 
-    def __init__(self, model: DNDETR, size: tuple[int, int]) -> None:
+    def __init__(self, model: Detector, size: tuple[int, int]) -> None:
         self.size = size
         self.full = model.cfgs.widths()
         self.params, self.flops = self._count(model, {})
@@ -29,7 +29,7 @@ class CostModel:
             params, flops = self._count(model, {name: thin})
             self.slopes[name] = (self.params - params) / (width - thin), (self.flops - flops) / (width - thin)
 
-    def _count(self, model: DNDETR, widths: dict[str, int]) -> tuple[int, int]:
+    def _count(self, model: Detector, widths: dict[str, int]) -> tuple[int, int]:
         with torch.device("meta"):  # shapes without memory or arithmetic
             shape = type(model)(model.options, model.cfgs.replace(widths)).eval()
         return count_parameters(shape)[0], count_flops(shape, self.size)[0]

@@ -12,7 +12,7 @@ from greedyprune.data.loader import make_loader
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.vectorized import CocoEvaluator
 from greedyprune.models.criterion import Criterion
-from greedyprune.models.dn_detr import DNDETR
+from greedyprune.models.detector import Detector
 from greedyprune.models.matcher import Target
 from greedyprune.models.postprocess import postprocess
 from greedyprune.pruning.prefix import Place, Prefix, advance, begin, finish, site_place
@@ -36,7 +36,7 @@ class Images:
 
     def __init__(
         self,
-        model: DNDETR,
+        model: Detector,
         dataset: CocoDetection,
         ids: Sequence[int],
         batch_size: int,
@@ -54,14 +54,14 @@ class Images:
         with torch.inference_mode():
             for images, targets in progress(loader) if progress else loader:
                 features = model.features([image.to(device) for image in images])
-                self.start.append(begin(model, features))
+                self.start.append(begin(features))
                 self.targets.append(targets)
         self.at = self.start
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def move(self, model: DNDETR, place: Place) -> int:
+    def move(self, model: Detector, place: Place) -> int:
         """Bring every batch to a place of `model`; returns the images that ran for it."""
         if not self.at or self.at[0].place == place:
             return 0
@@ -86,7 +86,9 @@ class Evaluator:
         top_k: detections for each image.
     """
 
-    def __init__(self, model: DNDETR, subset: Images, rest: Images, score: Images, coco: Any, top_k: int = 100) -> None:
+    def __init__(
+        self, model: Detector, subset: Images, rest: Images, score: Images, coco: Any, top_k: int = 100
+    ) -> None:
         self.model, self.subset, self.rest, self.score, self.top_k = model, subset, rest, score, top_k
         self.image_forwards = 0
         device = next(model.parameters()).device

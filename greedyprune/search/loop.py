@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from greedyprune.models.dn_detr import DNDETR
+from greedyprune.models.detector import Detector
 from greedyprune.pruning.kept import KeptSets, full_kept
 from greedyprune.pruning.schedule import (
     ScheduleOptions,
@@ -85,7 +85,7 @@ def position_of(order: Sequence[Site], baseline: Baseline, records: Sequence[Rec
 
 
 def search(
-    model: DNDETR, options: ScheduleOptions, evaluator: Evaluator, cost: CostModel, store: Store, display: Display
+    model: Detector, options: ScheduleOptions, evaluator: Evaluator, cost: CostModel, store: Store, display: Display
 ) -> KeptSets:
     """Run a search to its end, from wherever its records say it stands.
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from greedyprune.models import DNDETR, Denoising, ImageBatch
+from greedyprune.models import Denoising, Detector, ImageBatch
 from greedyprune.models.backbone import Backbone
 from greedyprune.models.boxes import cxcywh_to_xyxy, generalized_iou
 from greedyprune.models.criterion import focal_loss
@@ -24,7 +24,7 @@ class WithDense(nn.Module):
         detector: the model that is trained.
     """
 
-    def __init__(self, detector: DNDETR) -> None:
+    def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
         self.stride = cast(Backbone, detector.backbone[0]).stride

@@ -3,7 +3,7 @@
 import argparse
 import re
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,14 +12,23 @@ _METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 Options = TypeVar("Options")
 
 
-def add_flags(group: Any, options: type[Any], leave_out: Collection[str] = (), *, unset: bool = False) -> None:
+def add_flags(
+    group: Any,
+    options: type[Any],
+    leave_out: Collection[str] = (),
+    *,
+    unset: bool = False,
+    defaults: Mapping[str, str] | None = None,
+) -> None:
     """Add a flag for every field.
 
     Args:
         group: an argparse parser or group.
-        options: a dataclass whose docstring has an `Attributes:` section, and whose booleans are False by default.
+        options: a dataclass whose docstring, or that of the class it derives from, has an `Attributes:` section, and
+            whose booleans are False by default.
         leave_out: fields that get no flag.
         unset: a flag that is not given is None, so that one can tell.
+        defaults: what the help says of defaults, where that is not the dataclass's own; only with `unset`.
     """
     help_of = _attributes(options)
     types = typing.get_type_hints(options)
@@ -33,7 +42,7 @@ def add_flags(group: Any, options: type[Any], leave_out: Collection[str] = (), *
             group.add_argument(f"--{field.name}", action="store_true", default=default, help=text)
             continue
         if unset and field.default is not None:
-            text += f" (default: {field.default})"
+            text += f" (default: {(defaults or {}).get(field.name, field.default)})"
         group.add_argument(f"--{field.name}", type=kinds[0], default=default, metavar=_METAVARS[kinds[0]], help=text)
 
 
@@ -44,7 +53,10 @@ def from_flags(options: type[Options], args: argparse.Namespace) -> Options:
 
 
 def _attributes(options: type[Any]) -> dict[str, str]:
-    """The `Attributes:` of a docstring: name -> one line of text."""
-    _, _, section = (options.__doc__ or "").partition("Attributes:\n")
-    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
+    """The `Attributes:` of a class's docstring and of those it derives from: name -> one line of text."""
+    found: dict[str, str] = {}
+    for each in reversed(options.__mro__):
+        _, _, section = (each.__doc__ or "").partition("Attributes:\n")
+        entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section, re.MULTILINE)
+        found |= {name: " ".join(text.split()).rstrip(".") for name, text in entries}
+    return found

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import cast
 
 from greedyprune.errors import UserError
-from greedyprune.models import DNDETR, read_checkpoint
+from greedyprune.models import Detector, read_checkpoint
 from greedyprune.models.backbone import Backbone
 
 
-def load_backbone(model: DNDETR, path: Path) -> None:
+def load_backbone(model: Detector, path: Path) -> None:
     """Load torchvision's weights into a ResNet backbone, or those of tools/pretrain_backbone.py into any.
 
     Args:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
-from greedyprune.models import DNDETR, Criterion, save_checkpoint
+from greedyprune.models import Criterion, Detector, save_checkpoint
 from greedyprune.models.backbone import Backbone
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.dense import WithDense
@@ -51,7 +51,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: DNDETR,
+        model: Detector,
         feed: Feed,
         validation: Validation,
         options: TrainOptions,
@@ -80,7 +80,7 @@ class Trainer:
         self._norm = torch.zeros(())
 
     @property
-    def result(self) -> DNDETR:
+    def result(self) -> Detector:
         """The model to evaluate and keep: averaged where there is an average."""
         return self.ema.model if self.ema else self.model
 
@@ -306,13 +306,13 @@ class Trainer:
         return position
 
 
-def _unshared(model: DNDETR) -> dict[str, Tensor]:
+def _unshared(model: Detector) -> dict[str, Tensor]:
     """Parameters and buffers by name, shared ones once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 @torch.no_grad()
-def _load(model: DNDETR, tensors: dict[str, Tensor]) -> None:
+def _load(model: Detector, tensors: dict[str, Tensor]) -> None:
     for name, value in _unshared(model).items():
         value.copy_(tensors[name])
 

@@ -12,7 +12,7 @@ from greedyprune.evaluation.ap import coco_ap
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.evaluation.predict import predict_detections
-from greedyprune.models import DNDETR
+from greedyprune.models import Detector
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World
 from greedyprune.training.feed import start_worker
@@ -42,7 +42,7 @@ class Validation:
         )
 
     def measure(
-        self, model: DNDETR, progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None
+        self, model: Detector, progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None
     ) -> dict[str, Any] | None:
         """What `coco_ap` returns, in the first process; None in the others.
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from greedyprune import build_model
-from greedyprune.models import DNDETR, ModelInfo
+from greedyprune.models import Detector, ModelInfo
 
 CATEGORIES = {3: "box", 8: "disc"}
 SIZE = (64, 48)
@@ -40,7 +40,7 @@ def write_tiny(folder: Path, images: int = 6, split: str = "val") -> Path:
     return folder
 
 
-def tiny_model(categories: dict[int, str] = CATEGORIES, short_side: int = 48) -> DNDETR:
+def tiny_model(categories: dict[int, str] = CATEGORIES, short_side: int = 48) -> Detector:
     """2,000 or so weights, always the same."""
     torch.manual_seed(0)
     return build_model(

@@ -47,7 +47,7 @@ def test_every_layer_is_a_place_to_go_on_from(place: Place, patterns: int) -> No
     model = detector(num_patterns=patterns)
     with torch.inference_mode():
         whole = model(IMAGES)
-        prefix = begin(model, model.features(IMAGES))
+        prefix = begin(model.features(IMAGES))
         for step in PLACES[: PLACES.index(place) + 1]:
             prefix = advance(model, prefix, step)
         parts = finish(model, prefix)
@@ -61,7 +61,7 @@ def test_every_layer_is_a_place_to_go_on_from(place: Place, patterns: int) -> No
 def test_going_back_is_refused() -> None:
     model = detector()
     with torch.inference_mode():
-        prefix = advance(model, begin(model, model.features(IMAGES)), Place(True, 1))
+        prefix = advance(model, begin(model.features(IMAGES)), Place(True, 1))
         with pytest.raises(ValueError, match="encoder layer 1, its FFN lies before decoder layer 1"):
             advance(model, prefix, Place(False, 1, True))
 
@@ -77,7 +77,7 @@ def test_candidate_losses_are_those_of_models_masked_one_by_one(name: str, start
     criterion = Criterion(4)
     candidates = [2, 9, 30]
     with torch.inference_mode():
-        prefix = advance(model, begin(model, model.features(IMAGES)), site_place(site))
+        prefix = advance(model, begin(model.features(IMAGES)), site_place(site))
     losses = candidate_losses(model, site, start, candidates, [(prefix, TARGETS)], criterion)
     for loss, candidate in zip(losses.tolist(), candidates, strict=True):
         with torch.inference_mode():

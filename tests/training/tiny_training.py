@@ -9,7 +9,7 @@ import torch
 from greedyprune import build_model
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import eval_transform, train_transform
-from greedyprune.models import DNDETR, ModelInfo
+from greedyprune.models import Detector, ModelInfo
 from greedyprune.training import Feed, RunOptions, Trainer, TrainOptions, Validation, World
 from greedyprune.training.log import TrainLog
 from greedyprune.training.state import LOG
@@ -26,7 +26,7 @@ def write_data(folder: Path) -> Path:
     return write_tiny(folder, 4, "val")
 
 
-def small_model(**options) -> DNDETR:
+def small_model(**options) -> Detector:
     """Always the same weights."""
     torch.manual_seed(0)
     shape = {"hidden_dim": 16, "heads": 2, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 8}
@@ -35,7 +35,7 @@ def small_model(**options) -> DNDETR:
     return build_model("dn_detr", info=info, **{**shape, **other, **options})
 
 
-def make_trainer(data: Path, folder: Path, *, model: DNDETR | None = None, world: World = ALONE, run=None, **options):
+def make_trainer(data: Path, folder: Path, *, model: Detector | None = None, world: World = ALONE, run=None, **options):
     """A trainer of `small_model`; `run` are options of the run, the others those of the training."""
     folder.mkdir(exist_ok=True)
     chosen = TrainOptions(**{"epochs": 2, "batch_size": 4, "augment": "none", "eval_every": 0, **options})

@@ -1,0 +1,208 @@
+"""Deformable DETR's Transformer (Zhu et al. 2021), with queries that are boxes or learned embeddings."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from greedyprune.models.deformable_attention import DeformableAttention, DeformableSelfAttention
+from greedyprune.models.features import Features, Levels, Queries
+from greedyprune.models.layers import MLP, EncoderLayer, Layer, PackedSelfAttention
+from greedyprune.models.options import PyramidOptions
+from greedyprune.models.position import box_positions
+from greedyprune.models.transformer import Decoder, Encoder, Transformer
+
+# A proposal of the finest level is 0.05 of the image wide and high, and twice as large in every further one; those
+# whose centre is nearer to the border than 0.01 are left out (Deformable DETR, appendix A.4).
+PROPOSAL_SIZE, PROPOSAL_MARGIN = 0.05, 0.01
+
+
+class DeformableEncoder(Encoder):
+    """Encoder layers in which every token looks around itself in all levels.
+
+    Args:
+        options: of the detector.
+        widths: `(attn, ffn)` of every layer.
+    """
+
+    def __init__(self, options: PyramidOptions, widths: tuple[tuple[int, int], ...]) -> None:
+        dim, heads = options.hidden_dim, options.heads
+        places = options.num_feature_levels, options.enc_n_points
+        super().__init__(
+            [
+                EncoderLayer(
+                    dim,
+                    heads,
+                    attn,
+                    ffn,
+                    options.activation,
+                    options.dropout,
+                    DeformableSelfAttention(dim, attn, heads, *places),
+                )
+                for attn, ffn in widths
+            ]
+        )
+
+    def attend(self, index: int, x: Tensor, features: Features) -> Tensor:
+        return cast(EncoderLayer, self.layers[index]).attend(x, features.pos, features.pyramid)
+
+
+class DeformableDecoderLayer(Layer):
+    """Self-attention, deformable cross-attention and FFN, post-norm; the norms are numbered as published.
+
+    Args:
+        dim: channels of the queries and of the memory.
+        heads: attention heads.
+        self_width: self-attention channels over all heads (`dim` when dense).
+        cross_width: value channels of the cross-attention over all heads.
+        ffn_width: hidden channels of the FFN.
+        levels: feature maps.
+        points: points that a head samples in each.
+        activation: a name of `ACTIVATIONS`.
+        dropout: dropout probability.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        self_width: int,
+        cross_width: int,
+        ffn_width: int,
+        levels: int,
+        points: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dim, ffn_width, "norm3", activation, dropout)
+        self.cross_attn = DeformableAttention(dim, cross_width, heads, levels, points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.self_attn = PackedSelfAttention(dim, self_width, heads)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def attend(
+        self, x: Tensor, memory: Tensor, *, pos: Tensor, reference: Tensor, levels: Levels, self_mask: Tensor | None
+    ) -> Tensor:
+        """The attention half: the queries look at each other, then at the memory.
+
+        Args:
+            x: queries' content `[B, N, dim]`.
+            memory: `[B, M, dim]`.
+            pos: the queries' position embedding `[B, N, dim]`.
+            reference: `[B, N, L, 2 or 4]`; see `DeformableAttention`.
+            levels: where the memory's tokens lie.
+            self_mask: `[N, N]` bool, True where a query may look at another; None: everywhere.
+
+        Returns:
+            `[B, N, dim]`.
+        """
+        x = self.norm2(x + self.dropout(self.self_attn(x, pos, self_mask)))
+        return self.norm1(x + self.dropout(self.cross_attn(x + pos, memory, reference, levels)))
+
+
+class DeformableDecoder(Decoder):
+    """Decoder layers with a box head each, whose boxes the next layer may start from.
+
+    Args:
+        dim: channels of queries and memory.
+        layers: the decoder layers.
+        bbox_embed: a box head for every layer, shared with the detector.
+        anchors: layers make their position embedding from their boxes (DAB-DETR, section 4.2), instead of all taking
+            the queries' own.
+        refines: a layer starts from the boxes of the one before it, instead of all from the queries' references.
+        eps: see `inverse_sigmoid`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layers: list[DeformableDecoderLayer],
+        bbox_embed: nn.ModuleList,
+        anchors: bool,
+        refines: bool,
+        eps: float,
+    ) -> None:
+        super().__init__(layers, nn.Identity(), eps)
+        self.dim, self.refines = dim, refines
+        self.query_scale = MLP(dim, dim, dim, 2) if anchors else None
+        self.ref_point_head = MLP(2 * dim, dim, dim, 2) if anchors else None
+        self.bbox_embed = bbox_embed
+
+    def box_head(self, index: int) -> MLP:
+        head = self.bbox_embed[index]
+        assert isinstance(head, MLP)
+        return head
+
+    def follow(self, index: int, content: Tensor, reference: Tensor) -> Tensor:
+        return self.refine(index, content, reference).detach() if self.refines else reference
+
+    def attend(
+        self, index: int, content: Tensor, reference: Tensor, memory: Tensor, features: Features, queries: Queries
+    ) -> Tensor:
+        scaled = features.pyramid.scale(reference)  # [B, N, L, 2 or 4]
+        return cast(DeformableDecoderLayer, self.layers[index]).attend(
+            content,
+            memory,
+            pos=self._positions(index, content, scaled[:, :, 0]) if queries.pos is None else queries.pos,
+            reference=scaled,
+            levels=features.pyramid,
+            self_mask=queries.self_mask,
+        )
+
+    def _positions(self, index: int, content: Tensor, boxes: Tensor) -> Tensor:
+        """`[B, N, dim]` of boxes `[B, N, 4]` in the first level, with its padding."""
+        assert self.ref_point_head is not None
+        assert self.query_scale is not None
+        pos = self.ref_point_head(box_positions(boxes, self.dim // 2).to(content.dtype))
+        return pos * self.query_scale(content) if index > 0 else pos
+
+
+class DeformableTransformer(Transformer):
+    """A deformable encoder and decoder, and what makes the second stage's queries.
+
+    Args:
+        encoder: over image tokens.
+        decoder: over queries.
+        options: of the detector.
+        two_stage: queries start from proposals.
+        points: learned queries tell their reference points.
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, options: PyramidOptions, two_stage: bool, points: bool
+    ) -> None:
+        dim = options.hidden_dim
+        super().__init__(encoder, decoder, dim, options.num_feature_levels)
+        self.dim = dim
+        if two_stage:
+            self.enc_output = nn.Linear(dim, dim)
+            self.enc_output_norm = nn.LayerNorm(dim)
+            self.pos_trans = nn.Linear(2 * dim, 2 * dim)
+            self.pos_trans_norm = nn.LayerNorm(2 * dim)
+        elif points:
+            self.reference_points = nn.Linear(dim, 2)
+            nn.init.zeros_(self.reference_points.bias)
+        self.start()
+
+    def propose(self, memory: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+        """What the proposal heads read of every token `[B, M, dim]`, and its box before the sigmoid `[B, M, 4]`.
+
+        A token that is padding, or too near to the border, has zeros and infinity.
+        """
+        sizes = torch.cat(
+            [
+                levels.centres.new_full((height * width,), PROPOSAL_SIZE * 2**level)
+                for level, (height, width) in enumerate(levels.shapes)
+            ]
+        )
+        boxes = torch.cat((levels.centres, sizes[:, None].expand(len(memory), -1, 2)), dim=-1)  # [B, M, 4]
+        inside = ((boxes > PROPOSAL_MARGIN) & (boxes < 1 - PROPOSAL_MARGIN)).all(-1, keepdim=True)
+        if levels.mask is not None:
+            inside = inside & levels.mask[..., None]
+        logits = torch.log(boxes / (1 - boxes)).masked_fill(~inside, torch.inf)
+        return self.enc_output_norm(self.enc_output(memory.masked_fill(~inside, 0.0))), logits
+
+    def embed_proposals(self, boxes: Tensor) -> Tensor:
+        """Position and content `[B, N, 2 * dim]` of proposals `[B, N, 4]` (cxcywh)."""
+        sine = box_positions(boxes[..., [1, 0, 2, 3]], self.dim // 2)  # ordered x, y, w, h
+        return self.pos_trans_norm(self.pos_trans(sine.to(self.pos_trans.weight.dtype)))

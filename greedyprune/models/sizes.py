@@ -1,0 +1,68 @@
+"""The sizes in a published state dict, with messages that say what is amiss."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from greedyprune.errors import UserError
+from greedyprune.models.published import State
+
+
+class Sizes:
+    """The sizes in a state dict and the values in its training arguments.
+
+    Args:
+        state: converted keys.
+        arguments: the published code's own training arguments, may be empty.
+        place: where it was read, for messages.
+        kind: what it should be, for messages.
+    """
+
+    def __init__(self, state: State, arguments: Mapping[str, Any], place: str, kind: str = "DN-DETR") -> None:
+        self.state, self.arguments, self.place, self.kind = state, arguments, place, kind
+
+    def matrix(self, key: str) -> tuple[int, int]:
+        """Rows and columns of a tensor."""
+        if key not in self.state:
+            raise self._foreign(f"it has no {key}")
+        shape = self.state[key].shape
+        if len(shape) != 2:
+            raise self._foreign(f"{key} has shape {list(shape)}, expected a matrix")
+        return shape[0], shape[1]
+
+    def rows(self, key: str) -> int:
+        return self.matrix(key)[0]
+
+    def count(self, prefix: str) -> int:
+        """How many different names follow a prefix; at least one."""
+        number = count_names(self.state, prefix)
+        if not number:
+            raise self._foreign(f"it has no {prefix}")
+        return number
+
+    def argument(self, name: str, kind: Callable[[Any], Any], default: Any) -> Any:
+        """A training argument, or the published default."""
+        value = self.arguments.get(name, default)
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            raise UserError(f"{self.place} was trained with {name} = {value!r}, which is no {kind.__name__}") from None
+
+    def backbone(self) -> str:
+        """Which network the backbone's tensors are of."""
+        body = "backbone.0.body"
+        if f"{body}.layer4.0.conv1.weight" not in self.state:
+            return "small"
+        third = count_names(self.state, f"{body}.layer3")
+        if f"{body}.layer4.0.conv3.weight" in self.state:
+            return "resnet101" if third > 6 else "resnet50"
+        return "resnet34" if third > 2 else "resnet18"
+
+    def _foreign(self, detail: str) -> UserError:
+        name = self.arguments.get("modelname")
+        kind = f"{self.place} is not a {self.kind}'s: {detail}"
+        return UserError(kind + (f" (it calls itself {name})" if name else ""))
+
+
+def count_names(state: State, prefix: str) -> int:
+    """How many different names follow a prefix."""
+    return len({key.removeprefix(prefix + ".").split(".")[0] for key in state if key.startswith(prefix + ".")})
