@@ -1,4 +1,4 @@
-"""`tools/import_hf.py`: a DAB-DETR that HuggingFace transformers saved, as a checkpoint of this project."""
+"""`tools/import_hf.py`: a detector that HuggingFace transformers saved, as a checkpoint of this project."""
 
 import argparse
 import json
@@ -10,15 +10,18 @@ from greedyprune.cli import Parser
 from greedyprune.errors import UserError
 from greedyprune.models import build_model, load_checkpoint, read_checkpoint, save_checkpoint
 from greedyprune.models.huggingface import convert_huggingface, huggingface_info
+from greedyprune.models.huggingface_deformable import convert_deformable
 
+# HuggingFace's model_type -> this project's model, and what converts it. What else there is DAB-DETR's import refuses.
+IMPORTS = {"dab-detr": ("dn_detr", convert_huggingface), "deformable_detr": ("deformable_detr", convert_deformable)}
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of `tools/import_hf.py`."""
     parser = Parser(
-        "Import a HuggingFace DAB-DETR from a local folder; nothing is downloaded. The result is a DN-DETR that gives "
-        "the same detections, and that every other tool reads."
+        "Import a HuggingFace DAB-DETR (as a DN-DETR) or Deformable DETR from a local folder; nothing is downloaded. The "
+        "result gives the same detections, and every other tool reads it."
     )
     parser.add_argument(
         "source",
@@ -27,7 +30,10 @@ def parser() -> argparse.ArgumentParser:
         help="folder with config.json and model.safetensors, or the weights with config.json beside them",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("dab_detr.safetensors"), metavar="PATH", help="checkpoint to write"
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="checkpoint to write (default: dab_detr.safetensors or deformable_detr.safetensors)",
     )
     return parser
 
@@ -40,18 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     weights = _weights(args.source)
-    if args.output.resolve() == weights.resolve():
-        raise UserError(f"--output {args.output} is the file to import; choose another name")
     config = _read_json(weights.parent / "config.json")
     preprocessor_file = weights.parent / "preprocessor_config.json"
     preprocessor = _read_json(preprocessor_file) if preprocessor_file.exists() else {}
     state, _, _ = read_checkpoint(weights)
-    options, converted = convert_huggingface(state, config)
+    kind = config.get("model_type") if config.get("model_type") in IMPORTS else "dab-detr"
+    name, convert = IMPORTS[str(kind)]
+    output = args.output or Path(f"{str(kind).replace('-', '_')}.safetensors")
+    if output.resolve() == weights.resolve():
+        raise UserError(f"--output {output} is the file to import; choose another name")
+    options, converted = convert(state, config)
     info = huggingface_info(config, preprocessor, options["num_classes"])
-    model = load_checkpoint(build_model("dn_detr", info=info, **options), converted)
-    save_checkpoint(model, args.output)
+    model = load_checkpoint(build_model(name, info=info, **options), converted)
+    save_checkpoint(model, output)
     print(
-        f"{args.output}: dn_detr, {options['backbone']}{' DC5' if options['dilation'] else ''}, "
+        f"{output}: {name}, {options['backbone']}{' DC5' if options['dilation'] else ''}, "
         f"{options['enc_layers']} + {options['dec_layers']} layers, {options['num_queries']} queries, "
         f"{options['num_classes']} classes"
     )

@@ -25,7 +25,8 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.evaluation.evaluate import evaluate, subset_ids, typical_size
 from greedyprune.evaluation.predict import autocast
-from greedyprune.models import Detector
+from greedyprune.models import MODELS, Detector
+from greedyprune.models.registry import model_name
 from greedyprune.pruning.kept import KeptSets
 from greedyprune.pruning.schedule import SCHEDULES, KindOptions, ScheduleOptions
 from greedyprune.pruning.sites import list_sites
@@ -58,6 +59,9 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         "stop at any moment, and the same command goes on."
     )
     add_model_arguments(parser)
+    parser.add_argument(
+        "-m", "--model", choices=tuple(MODELS), help="refuse a checkpoint of another model (default: take any)"
+    )
     add_data_arguments(parser, batch_size=25)
     add_device_arguments(parser)
     group = parser.add_argument_group("schedule")
@@ -139,6 +143,10 @@ def main(argv: Sequence[str] | None = None, schedule: str = "gp") -> int:
     """
     args = parser(schedule).parse_args(argv)
     model = open_model(args)
+    if args.model and args.model != model_name(model):
+        raise UserError(
+            f"checkpoint {args.resume} is of {model_name(model)}, not of --model {args.model}; give another --resume"
+        )
     if model.cfgs != model.options.dense_cfgs():
         raise UserError(f"checkpoint {args.resume} is slim already; search on the dense model")
     options = schedule_options(args, model.options.heads)

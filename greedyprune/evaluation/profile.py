@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from greedyprune.evaluation.predict import autocast, evaluating
 from greedyprune.models import Detector
+from greedyprune.models.deformable_attention import sample_levels
 
 
 def count_parameters(model: Detector) -> tuple[int, int]:
@@ -30,8 +31,9 @@ def _size(module: nn.Module) -> int:
 def count_flops(model: Detector, size: tuple[int, int]) -> tuple[int, int]:
     """Multiply-adds of one forward pass over one image, of the model and of `model.transformer`.
 
-    Counted are linear layers, convolutions and the two products of attention (q k^T and attention times v), from the
-    shapes of a real forward pass; biases, norms, activations and softmax are not.
+    Counted are linear layers, convolutions, the two products of attention (q k^T and attention times v), and the
+    sampling of deformable attention (for every channel of every point, 4 to interpolate between its neighbours and 1 to
+    weigh it), from the shapes of a real forward pass; biases, norms, activations and softmax are not.
 
     Args:
         model: a detector.
@@ -92,6 +94,11 @@ def _attention(result: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: An
     return pairs * (query.shape[-1] + value.shape[-1])
 
 
+def _sampling(result: Tensor, value: Tensor, shapes: Any, locations: Tensor, *_: Any, **__: Any) -> int:
+    levels, points = locations.shape[3:5]
+    return result.numel() * levels * points * (4 + 1)
+
+
 def _product(result: Tensor, a: Tensor, *_: Any, **__: Any) -> int:
     return result.numel() * a.shape[-1]
 
@@ -102,6 +109,7 @@ _FORMULAS: dict[Callable[..., Any], Callable[..., int]] = {
     F.conv2d: _convolution,
     F.conv3d: _convolution,
     F.scaled_dot_product_attention: _attention,
+    sample_levels: _sampling,
     **dict.fromkeys((torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm), _product),
 }
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -114,14 +115,17 @@ class DeformableDetector(PyramidDetector):
             points=not self.anchored,
         )
         self.bbox_embed = bbox_embed  # of the two names in a state dict the detector's own one counts
-        for head in self.bbox_embed:
-            for parameter in head.layers[-1].parameters():
-                nn.init.zeros_(parameter)  # every box starts as its reference
-        if not options.two_stage:
-            nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], -2.0)  # and small, as published
-        self.class_embed = self._heads(nn.Linear(dim, options.num_classes))
-        for head in self.class_embed:
-            nn.init.constant_(head.bias, -math.log((1 - 0.01) / 0.01))  # Lin et al. 2017, section 4.1
+        for index, head in enumerate(cast("list[MLP]", list(bbox_embed))):
+            last = head.layers[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)  # every box starts as its reference
+            nn.init.zeros_(last.bias)
+            if index == 0 and not options.two_stage:
+                nn.init.constant_(last.bias[2:], -2.0)  # and small, as published
+        # Focal loss starts from a foreground probability of 0.01 (Lin et al. 2017, section 4.1).
+        classes = nn.Linear(dim, options.num_classes)
+        nn.init.constant_(classes.bias, -math.log((1 - 0.01) / 0.01))
+        self.class_embed = self._heads(classes)
 
     def _heads(self, head: nn.Module) -> nn.ModuleList:
         """A head for every decoder layer and the proposals: each its own, or one under all names."""
@@ -202,4 +206,5 @@ class DeformableDETR(DeformableDetector):
     def _learned(self, batch: int) -> Queries:
         pos, content = self.query_embed.weight.chunk(2, dim=-1)
         reference = self.transformer.reference_points(pos).sigmoid()  # [Q, 2]
-        return Queries(*(x.expand(batch, -1, -1) for x in (content, reference.float(), pos)))
+        content, reference, pos = (x.expand(batch, -1, -1) for x in (content, reference.float(), pos))
+        return Queries(content, reference, pos)

@@ -19,9 +19,17 @@ import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.backbone import RESNETS
+from greedyprune.models.huggingface_parts import (
+    check_backbone,
+    check_halves,
+    config_part,
+    need,
+    rename_backbone,
+    stack_projections,
+)
+from greedyprune.models.infer import infer_shape
 from greedyprune.models.options import ModelInfo
-from greedyprune.models.published import State, infer_shape
+from greedyprune.models.published import State
 
 _WHOLE = {
     "class_embed": "class_embed",
@@ -70,22 +78,12 @@ _DECODER_LAYER = {
 }
 _LAYERS = {"encoder": _ENCODER_LAYER, "decoder": _DECODER_LAYER}
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
-_BACKBONE = re.compile(r"model\.backbone\.conv_encoder\.model\.(?:_backbone\.)?(.+)")
-# HuggingFace's own ResNet; timm's has torchvision's names.
-_STEM = re.compile(r"embedder\.embedder\.(convolution|normalization)\.(.+)")
-_BLOCK = re.compile(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.(.+)")
-_SHORTCUT = re.compile(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.(convolution|normalization)\.(.+)")
 # Settings that change the arithmetic and that DN-DETR does not have: name, the value it needs, where that is unset.
 _NEEDED = (
     ("model_type", "dab-detr", None),
     ("normalize_before", False, False),
     ("keep_query_pos", False, False),
     ("query_dim", 4, 4),
-)
-_NEEDED_OF_RESNET = (
-    ("hidden_act", "relu", "relu"),
-    ("downsample_in_bottleneck", False, False),
-    ("downsample_in_first_stage", False, False),
 )
 
 
@@ -107,7 +105,7 @@ def convert_huggingface(state: Mapping[str, Tensor], config: Mapping[str, Any]) 
     for key, value in state.items():
         if not key.endswith("num_batches_tracked"):
             converted[_rename(key)] = value
-    _stack_projections(converted)
+    stack_projections(converted)
     if "class_embed.weight" in converted:
         classes, dim = converted["class_embed.weight"].shape
         rows = torch.randn(classes + 1, dim - 1, generator=torch.Generator().manual_seed(0))
@@ -136,10 +134,10 @@ def huggingface_info(config: Mapping[str, Any], preprocessor: Mapping[str, Any],
         preprocessor: `preprocessor_config.json`; may be empty.
         num_classes: number of labels.
     """
-    names = _part(config, "id2label")
+    names = config_part(config, "id2label")
     listed = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(num_classes))
     generic = all(name == f"LABEL_{i}" for i, name in enumerate(listed))
-    size = _part(preprocessor, "size")
+    size = config_part(preprocessor, "size")
     sides = {"short_side": "shortest_edge", "long_side": "longest_edge"}
     return ModelInfo(
         class_names=() if generic else listed,
@@ -150,40 +148,16 @@ def huggingface_info(config: Mapping[str, Any], preprocessor: Mapping[str, Any],
 
 def _check_config(config: Mapping[str, Any]) -> bool:
     """Refuse what DN-DETR cannot express; return whether the backbone is dilated."""
-    _need(config, _NEEDED, "config.json")
+    need(config, _NEEDED, "config.json")
     scale = config.get("sine_position_embedding_scale")
     if scale is not None and not math.isclose(scale, 2 * math.pi, rel_tol=1e-6):
         raise UserError(f"config.json: sine_position_embedding_scale is {scale}, DN-DETR has 2 pi")
-    for same, unset in (("attention_heads", 8), ("ffn_dim", 2048)):
-        encoder, decoder = config.get(f"encoder_{same}", unset), config.get(f"decoder_{same}", unset)
-        if encoder != decoder:
-            raise UserError(
-                f"config.json: encoder_{same} is {encoder} and decoder_{same} {decoder}; DN-DETR has one for both"
-            )
-    backbone = _part(config, "backbone_config")
-    if backbone.get("model_type") == "resnet":
-        _need(backbone, _NEEDED_OF_RESNET, "config.json, backbone_config")
-    else:
-        name = str(backbone.get("backbone") or config.get("backbone") or "resnet50")
-        if name.split(".")[0] not in RESNETS:
-            raise UserError(f"config.json: backbone {name!r} is not supported; {', '.join(RESNETS)} are")
+    check_halves(config, "DN-DETR", ffn=2048)
+    backbone = check_backbone(config)
     last = (backbone.get("out_features") or ["stage4"])[-1], (backbone.get("out_indices") or [4])[-1]
     if last[0] != "stage4" or last[1] not in (4, -1):
         raise UserError(f"config.json: the backbone's last output is {last[0]} ({last[1]}); DN-DETR reads stage4")
     return bool(config.get("dilation")) or backbone.get("output_stride") == 16
-
-
-def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = config.get(name) or {}
-    if not isinstance(part, Mapping):
-        raise UserError(f"config of the HuggingFace model: {name} is {part!r}, expected an object")
-    return part
-
-
-def _need(config: Mapping[str, Any], needed: tuple[tuple[str, Any, Any], ...], place: str) -> None:
-    for name, value, unset in needed:
-        if config.get(name, unset) != value:
-            raise UserError(f"{place}: {name} is {config.get(name, unset)!r}; only {value!r} can be imported")
 
 
 def _rename(key: str) -> str:
@@ -192,34 +166,10 @@ def _rename(key: str) -> str:
         part, index, name, kind = match.groups()
         if name in _LAYERS[part]:
             return f"transformer.{part}.layers.{index}.{_LAYERS[part][name]}.{kind}"
-    elif match := _BACKBONE.fullmatch(key):
-        return f"backbone.0.body.{_rename_resnet(match[1])}"
+    elif name := rename_backbone(key):
+        return name
     else:
         for theirs, ours in _WHOLE.items():
             if key.startswith(theirs + "."):
                 return ours + key.removeprefix(theirs)
     raise UserError(f"the HuggingFace model has {key}, which no DAB-DETR has that can be imported")
-
-
-def _rename_resnet(key: str) -> str:
-    """torchvision's name of a tensor of HuggingFace's ResNet; timm's names are the same already."""
-    if match := _STEM.fullmatch(key):
-        return f"{'conv' if match[1] == 'convolution' else 'bn'}1.{match[2]}"
-    if match := _BLOCK.fullmatch(key):
-        stage, block, index, kind, rest = match.groups()
-        return f"layer{int(stage) + 1}.{block}.{'conv' if kind == 'convolution' else 'bn'}{int(index) + 1}.{rest}"
-    if match := _SHORTCUT.fullmatch(key):
-        stage, block, kind, rest = match.groups()
-        return f"layer{int(stage) + 1}.{block}.downsample.{0 if kind == 'convolution' else 1}.{rest}"
-    return key
-
-
-def _stack_projections(state: State) -> None:
-    """The encoder's three input projections as one tensor, in place."""
-    for key in [key for key in state if re.search(r"encoder\.layers\.\d+\.self_attn\.q\.", key)]:
-        layer, kind = key.rsplit(".q.", 1)
-        parts = [f"{layer}.{name}.{kind}" for name in "qkv"]
-        for part in parts:
-            if part not in state:
-                raise UserError(f"the HuggingFace model lacks a projection: {key} is there and {part} is not")
-        state[f"{layer}.in_proj_{kind}"] = torch.cat([state.pop(part) for part in parts])

@@ -92,10 +92,10 @@ class Decoder(nn.Module):
     def refine(self, index: int, content: Tensor, reference: Tensor) -> Tensor:
         """Boxes `[..., 4]` that layer `index`'s head makes of `content` around a box or point; always in float32."""
         head = self.box_head(index)
-        weight = head.layers[0].weight
+        dtype = next(head.parameters()).dtype
         kind = content.device.type if content.device.type != "meta" else "cpu"  # there is no autocast of shapes alone
         with torch.autocast(kind, enabled=False):
-            delta = head(content.to(weight.dtype)).float()
+            delta = head(content.to(dtype)).float()
             start = inverse_sigmoid(reference.float(), self.eps)
             return (delta + F.pad(start, (0, 4 - start.shape[-1]))).sigmoid()  # a point has no size to start from
 

@@ -5,13 +5,12 @@ which object covers it and where its sides are (the one-to-many heads of Zong et
 form) teaches backbone and encoder directly. The head is thrown away afterwards; the detector is the same.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from greedyprune.models import Denoising, Detector, ImageBatch
-from greedyprune.models.backbone import Backbone
 from greedyprune.models.boxes import cxcywh_to_xyxy, generalized_iou
 from greedyprune.models.criterion import focal_loss
 from greedyprune.models.matcher import Target
@@ -27,7 +26,6 @@ class WithDense(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
-        self.stride = cast(Backbone, detector.backbone[0]).stride
         self.head = nn.Linear(detector.options.hidden_dim, detector.options.num_classes + 4)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.constant_(self.head.bias, -4.6)  # a foreground probability of 0.01, as for queries
@@ -48,7 +46,16 @@ class WithDense(nn.Module):
         self._memory.clear()
         outputs = self.detector(images, targets, denoising)
         answers = self.head(self._memory.pop()).float()  # [B, M, C + 4]
-        return {**outputs, "dense": dense_loss(answers, images, known, self.stride)}
+        return {**outputs, "dense": self._loss(answers, images, known)}
+
+    def _loss(self, answers: Tensor, images: ImageBatch, known: list[Target]) -> Tensor:
+        """The mean over the levels of tokens."""
+        losses, start = [], 0
+        for stride in self.detector.strides:
+            height, width = (-(-side // stride) for side in images.tensors.shape[-2:])
+            losses.append(dense_loss(answers[:, start : start + height * width], images, known, stride))
+            start += height * width
+        return torch.stack(losses).mean()
 
 
 def dense_loss(answers: Tensor, images: ImageBatch, targets: list[Target], stride: int) -> Tensor:

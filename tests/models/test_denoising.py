@@ -4,6 +4,7 @@ import torch
 from greedyprune import build_model
 from greedyprune.models import Denoising
 from greedyprune.models.denoising import denoising_queries
+from greedyprune.models.features import Queries
 
 CLASSES, QUERIES, DIM = 6, 7, 32
 NONE = Denoising(scalar=3, label_noise_scale=0.0, box_noise_scale=0.0)
@@ -128,15 +129,16 @@ def test_a_change_in_one_group_reaches_that_group_alone():
     model = detector()
     features = model.features(torch.randn(2, 3, 64, 64))
     made = denoising_queries(targets(2, 3), NONE, model.label_enc, CLASSES, QUERIES)
-    content, reference = model.queries(2)
-    content = torch.cat([made.content, content], dim=1)
-    reference = torch.cat([made.reference, reference], dim=1)
+    queries = model.queries(features, torch.empty(2, 0))
+    content = torch.cat([made.content, queries.content], dim=1)
+    reference = torch.cat([made.reference, queries.reference], dim=1)
 
     def hidden(changed):
         moved = content.clone()
         moved[:, changed] += torch.randn(moved[:, changed].shape)
+        asked = Queries(moved, reference, self_mask=made.self_mask)
         with torch.no_grad():
-            states, _ = model.transformer(*features, moved, reference, made.self_mask)
+            _, states, _ = model.transformer(features, lambda memory: asked)
         return torch.stack(states)
 
     before = hidden(slice(0, 0))

@@ -11,10 +11,23 @@ from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import masked
 
 
-def detector(**options):
+MODELS = {
+    "dn_detr": ("dn_detr", {}),
+    "patterns": ("dn_detr", {"num_patterns": 2}),
+    "deformable encoder": ("dn_deformable_encoder_detr", {"num_patterns": 2}),
+    "dn deformable": ("dn_deformable_detr", {}),
+    "dn deformable, two stages": ("dn_deformable_detr", {"two_stage": True}),
+    "deformable": ("deformable_detr", {}),
+    "deformable, refined": ("deformable_detr", {"with_box_refine": True}),
+    "deformable, two stages": ("deformable_detr", {"with_box_refine": True, "two_stage": True}),
+}
+
+
+def detector(kind: str = "dn_detr"):
     torch.manual_seed(1)
+    name, options = MODELS[kind]
     model = build_model(
-        "dn_detr",
+        name,
         num_classes=4,
         backbone="small",
         hidden_dim=32,
@@ -42,9 +55,9 @@ PLACES = [
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-@pytest.mark.parametrize("patterns", [0, 2])
-def test_every_layer_is_a_place_to_go_on_from(place: Place, patterns: int) -> None:
-    model = detector(num_patterns=patterns)
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_layer_is_a_place_to_go_on_from(place: Place, kind: str) -> None:
+    model = detector(kind)
     with torch.inference_mode():
         whole = model(IMAGES)
         prefix = begin(model.features(IMAGES))
@@ -56,6 +69,7 @@ def test_every_layer_is_a_place_to_go_on_from(place: Place, patterns: int) -> No
         assert torch.allclose(a["pred_logits"], b["pred_logits"], atol=1e-5)
         assert torch.allclose(a["pred_boxes"], b["pred_boxes"], atol=1e-6)
     assert last["aux_outputs"] == []
+    assert ("enc_outputs" in parts) == ("enc_outputs" in whole) == ("two stages" in kind)
 
 
 def test_going_back_is_refused() -> None:
@@ -70,8 +84,9 @@ def test_going_back_is_refused() -> None:
     "name", ["encoder.1.attn", "encoder.0.ffn", "decoder.1.self", "decoder.0.cross", "decoder.2.ffn"]
 )
 @pytest.mark.parametrize("start", [(), (0, 5)])
-def test_candidate_losses_are_those_of_models_masked_one_by_one(name: str, start: tuple[int, ...]) -> None:
-    model = detector()
+@pytest.mark.parametrize("kind", ["dn_detr", "dn deformable", "deformable, two stages"])
+def test_candidate_losses_are_those_of_models_masked_one_by_one(name: str, start: tuple[int, ...], kind: str) -> None:
+    model = detector(kind)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     site = next(site for site in list_sites(model) if site.name == name)
     criterion = Criterion(4)

@@ -11,17 +11,25 @@ from greedyprune.pruning.sites import Site, list_sites
 from greedyprune.pruning.transplant import masked, shrink_site, slim_site, transplant
 
 
-def detector(activation: str = "prelu", **options):
+def detector(activation: str = "prelu", name: str = "dn_detr", **options):
     torch.manual_seed(0)
     shape = {"hidden_dim": 32, "heads": 4, "enc_layers": 2, "dec_layers": 2, "ffn_dim": 40, "num_queries": 12}
-    model = build_model("dn_detr", num_classes=5, backbone="small", activation=activation, **{**shape, **options})
+    model = build_model(name, num_classes=5, backbone="small", activation=activation, **{**shape, **options})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
 
 
-MODELS = {name: detector(name) for name in ("prelu", "relu", "gelu")}
+MODELS = {name: detector(name) for name in ("prelu", "relu", "gelu")} | {
+    "deformable encoder": detector("prelu", "dn_deformable_encoder_detr", num_feature_levels=3),
+    "dn deformable": detector("relu", "dn_deformable_detr"),
+    "dn deformable, two stages": detector("gelu", "dn_deformable_detr", two_stage=True, num_feature_levels=2),
+    "deformable": detector("prelu", "deformable_detr", num_feature_levels=1),
+    "deformable, refined": detector("relu", "deformable_detr", with_box_refine=True, enc_n_points=2),
+    "deformable, two stages": detector("relu", "deformable_detr", with_box_refine=True, two_stage=True),
+}
+EVERY_KIND = ("prelu", "deformable encoder", "dn deformable")
 IMAGES = [torch.randn(3, 64, 96), torch.randn(3, 48, 80)]
 
 
@@ -46,17 +54,20 @@ def difference(a, b) -> float:
     return max((x[key] - y[key]).abs().max().item() for x, y in pairs for key in ("pred_logits", "pred_boxes"))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data(), activation=st.sampled_from(sorted(MODELS)))
-def test_slim_answers_as_masked_for_any_kept_sets_of_any_sites(data: st.DataObject, activation: str) -> None:
-    model = MODELS[activation]
+@pytest.mark.parametrize("kind", MODELS)
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_slim_answers_as_masked_for_any_kept_sets_of_any_sites(kind: str, data: st.DataObject) -> None:
+    model = MODELS[kind]
     kept = data.draw(kept_sets(list_sites(model)))
     assert difference(masked(model, kept), transplant(model, kept)) < 1e-4
 
 
-@pytest.mark.parametrize("name", [site.name for site in list_sites(MODELS["prelu"])])
-def test_every_site_alone_is_lossless_and_its_pruning_is_felt(name: str) -> None:
-    model = MODELS["prelu"]
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, site.name) for kind in EVERY_KIND for site in list_sites(MODELS[kind])]
+)
+def test_every_site_alone_is_lossless_and_its_pruning_is_felt(kind: str, name: str) -> None:
+    model = MODELS[kind]
     site = next(site for site in list_sites(model) if site.name == name)
     kept = {name: tuple(g * site.group_width for g in range(site.groups))}
     assert difference(masked(model, kept), transplant(model, kept)) < 1e-4

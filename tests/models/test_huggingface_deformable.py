@@ -1,0 +1,162 @@
+"""HuggingFace's own Deformable DETR is a second implementation: after the import ours must answer alike."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from greedyprune import UserError, load_model
+from greedyprune.commands.import_hf import main
+from greedyprune.models import ImageBatch
+
+transformers = pytest.importorskip("transformers")
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+KINDS = {
+    "plain": {},
+    "one level": {"num_feature_levels": 1, "activation_function": "gelu"},
+    "refined": {"with_box_refine": True, "encoder_n_points": 2, "decoder_n_points": 3},
+    "two stages": {"with_box_refine": True, "two_stage": True},
+}
+
+
+def huggingface(**settings):
+    stages = ["stage2", "stage3", "stage4"][-min(settings.get("num_feature_levels", 4), 3) :]
+    backbone = transformers.ResNetConfig(
+        layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], out_features=stages
+    )
+    config = transformers.DeformableDetrConfig(
+        backbone_config=backbone,
+        **{
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "num_queries": 9,
+            "two_stage_num_proposals": 11,
+            "id2label": dict(enumerate(["N/A", "cat", "dog", "owl", "N/A", "bee"])),
+            **settings,
+        },
+    )
+    torch.manual_seed(0)
+    model = transformers.DeformableDetrForObjectDetection(config).eval()
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if "normalization" in name or "norm." in name:
+                # Statistics and scales that are not the neutral ones.
+                spread = torch.rand_like(tensor)
+                tensor.copy_(spread + 0.5 if name.endswith(("weight", "running_var")) else spread - 0.5)
+            elif "conv_encoder" not in name:
+                tensor.add_(torch.randn_like(tensor) * 0.1)  # heads and offsets start as zeros
+    return model
+
+
+def imported(folder, output):
+    assert main([str(folder), "--output", str(output)]) == 0
+    return load_model(output)
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
+def saved(request, tmp_path_factory):
+    model = huggingface(**request.param)
+    folder = tmp_path_factory.mktemp("saved")
+    model.save_pretrained(folder)
+    return model, imported(folder, folder / "ours.safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved model of which tests make variants."""
+    folder = tmp_path_factory.mktemp("source")
+    huggingface().save_pretrained(folder)
+    return folder
+
+
+def all_layers(reference, pixels, mask):
+    """Logits and boxes of every decoder layer of the HuggingFace model, and its proposals."""
+    layers = []
+    hooks = [
+        head.register_forward_hook(lambda _, __, logits, kept=layers: kept.append(logits))
+        for head in list(reference.class_embed)[: reference.config.decoder_layers]
+    ]
+    with torch.no_grad():
+        answer = reference(pixel_values=pixels, pixel_mask=mask)
+    for hook in hooks:
+        hook.remove()
+    return layers, answer
+
+
+@pytest.mark.parametrize("sizes", [[(96, 128)], [(96, 128), (64, 100)]], ids=["single", "padded"])
+def test_logits_and_boxes_agree(saved, sizes):
+    reference, model = saved
+    torch.manual_seed(1)
+    pixels = torch.zeros(len(sizes), 3, 96, 128)
+    mask = torch.zeros(len(sizes), 96, 128, dtype=torch.long)
+    for i, (height, width) in enumerate(sizes):
+        pixels[i, :, :height, :width] = torch.randn(3, height, width)
+        mask[i, :height, :width] = 1
+    layers, wanted = all_layers(reference, pixels, mask)
+    with torch.no_grad():
+        found = model(ImageBatch(pixels, mask == 0))
+    assert wanted.logits.std() > 0.1  # there is something to compare
+    torch.testing.assert_close(found["pred_logits"], wanted.logits, **CLOSE)
+    torch.testing.assert_close(found["pred_boxes"], wanted.pred_boxes, **CLOSE)
+    for ours, theirs in zip([*found["aux_outputs"], found], layers[-3:], strict=True):
+        torch.testing.assert_close(ours["pred_logits"], theirs, **CLOSE)
+    if model.options.two_stage:
+        torch.testing.assert_close(found["enc_outputs"]["pred_logits"], wanted.enc_outputs_class, **CLOSE)
+        boxes = wanted.enc_outputs_coord_logits.sigmoid()
+        torch.testing.assert_close(found["enc_outputs"]["pred_boxes"], boxes, **CLOSE)
+
+
+def test_options_and_classes_come_along(saved):
+    reference, model = saved
+    config, options = reference.config, model.options
+    assert options.two_stage == config.two_stage
+    assert options.with_box_refine == config.with_box_refine
+    assert (options.enc_n_points, options.dec_n_points) == (config.encoder_n_points, config.decoder_n_points)
+    assert options.num_queries == (config.two_stage_num_proposals if config.two_stage else config.num_queries)
+    assert model.info.class_names == ("N/A", "cat", "dog", "owl", "N/A", "bee")
+
+
+def test_heads_that_the_file_holds_under_every_name_load_alike(folder, tmp_path):
+    here = tmp_path / "all"
+    here.mkdir()
+    (here / "config.json").write_text((folder / "config.json").read_text())
+    state = load_file(folder / "model.safetensors")
+    for index in (1, 2):
+        for key in [key for key in state if re.match(r"(class|bbox)_embed\.0\.", key)]:
+            state[key.replace("_embed.0.", f"_embed.{index}.")] = state[key].clone()
+    save_file(state, here / "model.safetensors")
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found = imported(here, tmp_path / "all.safetensors")(pixels)
+        wanted = imported(folder, tmp_path / "one.safetensors")(pixels)
+    assert torch.equal(found["pred_logits"], wanted["pred_logits"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"position_embedding_type": "learned"}, "position_embedding_type is 'learned'"),
+        ({"activation_function": "silu"}, "activation_function is 'silu'"),
+        ({"decoder_ffn_dim": 64}, "encoder_ffn_dim is 48 and decoder_ffn_dim 64; Deformable DETR has one for both"),
+        ({"num_feature_levels": 1}, "the backbone's stages [2, 3, 4] are read; 1 levels need [4]"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_by_name(folder, tmp_path, change, message):
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=re.escape(message)):
+        main([str(tmp_path), "--output", str(tmp_path / "ours.safetensors")])
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_loading_the_huggingface_file_itself_says_what_to_do(folder):
+    with pytest.raises(UserError, match=r"tools/import_hf\.py"):
+        load_model(folder / "model.safetensors")
