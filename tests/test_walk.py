@@ -45,7 +45,7 @@ def test_the_demo_detects_and_its_ap_is_the_same_masked_and_slim(data: Path) -> 
         predict_detections(m, make_loader(dataset, 10)) for m in (model, masked(model, kept), transplant(model, kept))
     ]
     dense, off, slim = (coco_ap(dataset.coco, each, dataset.image_ids)["AP"] for each in found)
-    assert dense > 0.3
+    assert dense > 0.5
     assert off == pytest.approx(slim, abs=1e-6)
 
 
