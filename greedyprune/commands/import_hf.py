@@ -20,8 +20,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 def parser() -> argparse.ArgumentParser:
     """The options of `tools/import_hf.py`."""
     parser = Parser(
-        "Import a HuggingFace DAB-DETR (as a DN-DETR) or Deformable DETR from a local folder; nothing is downloaded. The "
-        "result gives the same detections, and every other tool reads it."
+        "Import a HuggingFace DAB-DETR (as a DN-DETR) or Deformable DETR from a local folder; nothing is downloaded. "
+        "The result gives the same detections, and every other tool reads it."
     )
     parser.add_argument(
         "source",

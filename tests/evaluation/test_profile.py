@@ -75,6 +75,29 @@ def test_multiply_adds_of_a_slim_transformer_are_those_of_the_formula():
     assert transformer == expected
 
 
+def test_multiply_adds_of_a_slim_deformable_transformer_are_those_of_the_formula():
+    encoder, decoder = [(8, 17), (4, 9)], [(4, 12, 23), (16, 2, 5)]
+    shape = TINY | {"hidden_dim": 32, "enc_n_points": 3, "dec_n_points": 2, "num_feature_levels": 3}
+    model = build_model("dn_deformable_detr", [encoder, decoder], enc_layers=2, dec_layers=2, **shape)
+    _, transformer = count_flops(model, (32, 64))
+    tokens = (4 * 8) + (2 * 4) + (1 * 2)
+    d, queries, heads, levels = 32, 7, 2, 3
+    expected = 0
+    for attn, ffn in encoder:
+        expected += tokens * (2 * d * attn + 2 * d * ffn)
+        expected += tokens * d * heads * levels * 3 * (2 + 1)  # offsets and weights
+        expected += tokens * attn * levels * 3 * 5  # sampling
+    for index, (own, cross, ffn) in enumerate(decoder):
+        expected += queries * (4 * d * own + 2 * d * ffn) + 2 * queries * queries * own
+        expected += tokens * d * cross + queries * cross * d
+        expected += queries * d * heads * levels * 2 * (2 + 1)
+        expected += queries * cross * levels * 2 * 5
+        expected += queries * (2 * d * d + d * d)  # ref_point_head
+        expected += 0 if index == 0 else queries * 2 * d * d  # query_scale
+        expected += queries * (2 * d * d + 4 * d) if index == 0 else 0  # the box head between two layers
+    assert transformer == expected
+
+
 @pytest.mark.parametrize(
     ("cfgs", "params", "transformer_params", "flops", "transformer_flops"),
     [

@@ -132,7 +132,7 @@ def test_heads_that_the_file_holds_under_every_name_load_alike(folder, tmp_path)
         for key in [key for key in state if re.match(r"(class|bbox)_embed\.0\.", key)]:
             state[key.replace("_embed.0.", f"_embed.{index}.")] = state[key].clone()
     save_file(state, here / "model.safetensors")
-    pixels = torch.randn(1, 3, 64, 64)
+    pixels = torch.randn(1, 3, 96, 128)
     with torch.no_grad():
         found = imported(here, tmp_path / "all.safetensors")(pixels)
         wanted = imported(folder, tmp_path / "one.safetensors")(pixels)

@@ -10,7 +10,6 @@ from greedyprune.pruning.score import candidate_losses
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import masked
 
-
 MODELS = {
     "dn_detr": ("dn_detr", {}),
     "patterns": ("dn_detr", {"num_patterns": 2}),

@@ -62,6 +62,22 @@ def test_the_loss_is_that_of_a_loop_over_tokens(sizes: list[tuple[int, int]]) ->
     assert fast == pytest.approx(slow_loss(answers, images, targets), rel=1e-4)
 
 
+def test_tokens_of_several_levels_count_level_by_level() -> None:
+    torch.manual_seed(0)
+    model = build_model(
+        "dn_deformable_detr", num_classes=3, backbone="small", hidden_dim=32, heads=2, enc_layers=1, dec_layers=1,
+        ffn_dim=16, num_queries=4, num_feature_levels=3,
+    )  # fmt: skip
+    both = WithDense(model).train()
+    targets = [{"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}]
+    images = pad_images([torch.randn(3, 60, 90)])
+    memory = model.transformer.encoder(model.features(images))
+    parts = both.head(memory).split([8 * 12, 4 * 6, 2 * 3], dim=1)
+    wanted = [dense_loss(part, images, targets, stride) for part, stride in zip(parts, model.strides, strict=True)]
+    found = both(images, None, None, targets)["dense"]
+    assert found.item() == pytest.approx(torch.stack(wanted).mean().item(), rel=1e-3)
+
+
 def test_the_head_teaches_the_backbone_and_is_not_saved(tmp_path) -> None:
     torch.manual_seed(0)
     model = build_model(
