@@ -21,7 +21,7 @@ def ms_deform_attn_twin(
         # [batch * heads, channels, queries, points] times [batch * heads, 1, queries, points]
         total = total + (_sample(plane, grid) * weight.unsqueeze(1)).sum(-1)
     assert isinstance(total, Tensor)  # the face refuses inputs without levels
-    return total.view(batch, heads * channels, -1).transpose(1, 2).to(value.dtype)
+    return total.view(batch, heads * channels, locations.shape[1]).transpose(1, 2).to(value.dtype)
 
 
 def ms_deform_attn_twin_backward(
@@ -38,14 +38,14 @@ def ms_deform_attn_twin_backward(
     """
     batch, _, heads, channels = value.shape
     kind = torch.promote_types(value.dtype, torch.float32)
-    given = grad.to(kind).view(batch, -1, heads, channels).permute(0, 2, 3, 1).flatten(0, 1)
+    given = grad.to(kind).view(batch, grad.shape[1], heads, channels).permute(0, 2, 3, 1).flatten(0, 1)
     given = given.unsqueeze(-1)  # [batch * heads, channels, queries, 1]
     values, places, scales = [], [], []
     for plane, grid, weight in _levels(value, spatial_shapes, locations, weights, kind):
         grad_plane, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
             given * weight.unsqueeze(1), plane, grid, 0, 0, False, [True, True]
         )
-        values.append(grad_plane.view(batch, heads, channels, -1).permute(0, 3, 1, 2))
+        values.append(grad_plane.view(batch, heads, channels, plane.shape[2] * plane.shape[3]).permute(0, 3, 1, 2))
         places.append(2 * grad_grid.unflatten(0, (batch, heads)))
         scales.append((given * _sample(plane, grid)).sum(1).unflatten(0, (batch, heads)))
     return (
