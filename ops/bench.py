@@ -5,8 +5,6 @@ queries in the decoder. Baseline: grid_sample per level, what everyone falls bac
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,14 +16,8 @@ from torch import Tensor
 
 from greedyprune.ops import ms_deform_attn_twin
 from greedyprune.ops.built import find
+from greedyprune.ops.measure import DECODER_QUERIES, FLAT, SHAPES, TOKENS, Given, copy_rate, gathered, make_given, timed
 from greedyprune.ops.operator import OPERATOR
-
-SHAPES = ((100, 134), (50, 67), (25, 34), (13, 17))
-TOKENS = sum(height * width for height, width in SHAPES)
-FLAT = [size for shape in SHAPES for size in shape]
-HEADS, POINTS, DECODER_QUERIES = 8, 4, 300
-
-Times = dict[str, tuple[float, float]]
 
 
 def baseline(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
@@ -43,90 +35,34 @@ def baseline(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor
     return summed.view(batch, heads * channels, queries).transpose(1, 2).contiguous().to(value.dtype)
 
 
-def make(
-    batch: int, channels: int, queries: int, near: bool, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """value, locations, weights and the output's gradient. near: samples within a few pixels of the query's own place,
-    as in a trained encoder; else anywhere, which no cache helps."""
-    value = torch.randn(batch, TOKENS, HEADS, channels, device=device, dtype=dtype)
-    samples = (batch, queries, HEADS, len(SHAPES), POINTS)
-    locations = torch.rand(*samples, 2, device=device)
-    if near:
-        centres = [
-            torch.stack(torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij"), -1)
-            for h, w in SHAPES
-        ]
-        own = torch.cat([centre.flip(-1).flatten(0, 1) for centre in centres]).to(device)  # [tokens, 2] as x, y
-        own = own[:: max(1, TOKENS // queries)][:queries].view(1, queries, 1, 1, 1, 2)
-        pixels = torch.tensor([(w, h) for h, w in SHAPES], device=device).view(-1, 1, 2)
-        locations = own + (locations - 0.5) * 8 / pixels
-    weights = torch.rand(samples, device=device).flatten(-2).softmax(-1).view(samples)
-    grad = torch.randn(batch, queries, HEADS * channels, device=device, dtype=dtype)
-    return value, locations, weights, grad
-
-
-def timed(call: Callable[[], object], device: torch.device, runs: int) -> float:
-    """Seconds of a call, the median of several after one warm-up."""
-    times = []
-    for index in range(-1, runs):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if index >= 0:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def time_function(call: Callable[..., Tensor], given: tuple[Tensor, ...], runs: int) -> tuple[float, float]:
+def time_function(call: Callable[..., Tensor], given: Given, runs: int) -> tuple[float, float]:
     """Seconds forward (without a graph) and backward (the gradients of all three inputs)."""
     *inputs, grad = given
-    device = grad.device
     with torch.no_grad():
-        forward = timed(lambda: call(*inputs), device, runs)
+        forward = timed(lambda: call(*inputs), grad.device, runs)
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     out = call(*leaves)
-    return forward, timed(lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True), device, runs)
+    return forward, timed(lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True), grad.device, runs)
 
 
-def measure(given: tuple[Tensor, ...], runs: int) -> Times:
+def measure(given: Given, runs: int) -> dict[str, tuple[float, float]]:
     """Seconds forward and backward of everything that runs on the inputs' device."""
-    device = given[0].device.type
+    device = given.value.device
     times = {
         "grid_sample": time_function(lambda v, places, w: baseline(v, SHAPES, places, w), given, runs),
         "twin": time_function(lambda v, places, w: ms_deform_attn_twin(v, SHAPES, places, w), given, runs),
     }
-    module: Any = find(device).module
+    module: Any = find(device.type).module
     if module is None:
         return times
-    if device == "cuda":
-        value, locations, weights, grad = given
-        arguments = (value, FLAT, locations, weights)
+    if device.type == "cuda":
+        arguments = (given.value, FLAT, given.locations, given.weights)
         times["plain kernel"] = (
-            timed(lambda: module.forward(*arguments, variant="plain"), value.device, runs),
-            timed(lambda: module.backward(grad, *arguments, variant="plain"), value.device, runs),
+            timed(lambda: module.forward(*arguments, variant="plain"), device, runs),
+            timed(lambda: module.backward(given.grad, *arguments, variant="plain"), device, runs),
         )
     times["compiled"] = time_function(lambda v, places, w: OPERATOR(v, FLAT, places, w), given, runs)
     return times
-
-
-def gathered(given: tuple[Tensor, ...]) -> tuple[int, int]:
-    """Bytes that the kernels read at the samples' corners, forward; and backward, where as many float32 numbers are
-    read and written again."""
-    value, locations = given[0], given[1]
-    numbers = locations.numel() // 2 * 4 * value.shape[3]
-    wide = max(4, value.element_size())
-    return numbers * value.element_size(), numbers * (value.element_size() + 2 * wide)
-
-
-def copy_rate(device: torch.device, size: int) -> float:
-    """Bytes per second, read and written, of copying `size` bytes."""
-    source = torch.ones(size // 4, device=device)
-    target = torch.empty_like(source)
-    repeat = max(1, 2**27 // size)
-    return 2 * size * repeat / timed(lambda: [target.copy_(source) for _ in range(repeat)], device, 5)
 
 
 def main() -> None:
@@ -143,13 +79,13 @@ def main() -> None:
     torch.manual_seed(0)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     title = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {args.threads} thread(s)"
-    table = Table(title=f"{title}, {args.dtype}, {find(device.type).reason}", title_justify="left")
+    table = Table(title=f"{title}, {args.dtype}, compiled: {find(device.type).reason}", title_justify="left")
     for column in ("shape", "B", "C", "implementation", "forward ms", "times", "GB/s", "backward ms", "times", "GB/s"):
         table.add_column(column, justify="left" if column in ("shape", "implementation") else "right")
     for name, queries in (("encoder", TOKENS), ("decoder", DECODER_QUERIES)):
         for batch in args.batch:
             for channels in args.channels:
-                given = make(batch, channels, queries, args.near, device, dtype)
+                given = make_given(batch, channels, queries, device, dtype, args.near)
                 times, amounts = measure(given, args.runs), gathered(given)
                 for what, seconds in times.items():
                     cells = [
@@ -160,6 +96,7 @@ def main() -> None:
                 table.add_section()
     console = Console(width=120)
     console.print(table)
+    console.print("times: as fast as grid_sample; GB/s: of corners read (and, backward, of gradients read and written)")
     sizes = (2**20, 2**23, 2**28) if device.type == "cpu" else (2**28,)
     rates = ", ".join(f"{copy_rate(device, size) / 1e9:.0f} GB/s of {size / 2**20:.0f} MiB" for size in sizes)
     console.print(f"copying, read and written: {rates}")

@@ -1,4 +1,4 @@
-"""Every implementation of deformable attention against the float64 twin: ops/test.py, the tests and gpu_check run this."""
+"""Every implementation of deformable attention against the float64 twin, for ops/test.py, the tests and gpu_check."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -47,7 +47,7 @@ class Inputs(NamedTuple):
 
 
 # Few and many queries (kernels copy the values where these are read often), widths that fill vectors, leave a rest, and
-# are too wide for one pass; one level, one point, levels of one token, and more samples than a CUDA block holds at once.
+# are too wide for one pass; one level, one point, levels of one token, more samples than a CUDA block holds at once.
 CASES = (
     Case(2, 3, 32, 37, 4, ((5, 7), (3, 2), (1, 1))),
     Case(1, 2, 32, 150, 4, ((6, 9), (3, 5), (2, 3), (1, 2))),
@@ -88,7 +88,7 @@ def implementations() -> list[Implementation]:
 def make_inputs(case: Case, dtype: torch.dtype, device: str = "cpu", half: bool = False, seed: int = 0) -> Inputs:
     """Random inputs, many samples across the image's edge, some beyond it and a few far away.
 
-    Samples keep a tenth of a pixel away from the lines where the gradient of the location jumps: there rounding decides.
+    Samples keep a tenth of a pixel away from the lines where the gradient of a location jumps: there, rounding decides.
 
     Args:
         case: the sizes.
@@ -118,9 +118,9 @@ def make_inputs(case: Case, dtype: torch.dtype, device: str = "cpu", half: bool 
     )  # fmt: skip
 
 
-def compare(implementation: Implementation, case: Case, dtype: torch.dtype, half: bool = False) -> Iterator[
-    tuple[str, float, float]
-]:
+def compare(
+    implementation: Implementation, case: Case, dtype: torch.dtype, half: bool = False
+) -> Iterator[tuple[str, float, float]]:
     """What is compared, its error as a share of the largest number, and the limit: output, then three gradients."""
     given = make_inputs(case, dtype, implementation.device, half)
     value, locations, weights, grad = (

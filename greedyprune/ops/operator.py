@@ -82,10 +82,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "the compiled deformable attention has first derivatives only; GREEDYPRUNE_OPS=off keeps to pure PyTorch, "
-        "which has second ones"
-    )
+    raise NotImplementedError("deformable attention has first derivatives only, as PyTorch's grid_sample has")
 
 
 torch.library.register_autograd(_NAME, _differentiate, setup_context=_remember)

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch: what runs where nothing is built, and what kernels are held against."""
+"""Multi-scale deformable attention in plain PyTorch: what runs where nothing is built, and what kernels must equal."""
 
 from collections.abc import Iterator, Sequence
 

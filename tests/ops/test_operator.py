@@ -59,9 +59,7 @@ def test_the_operator_itself_exports_and_runs():
     given, arguments = inputs()
     program = torch.export.export(Direct(), (given.value, given.locations, given.weights))
     assert any(node.target is OPERATOR.default for node in program.graph.nodes)
-    torch.testing.assert_close(
-        program.module()(given.value, given.locations, given.weights), OPERATOR(*arguments)
-    )
+    torch.testing.assert_close(program.module()(given.value, given.locations, given.weights), OPERATOR(*arguments))
 
 
 def test_shapes_alone_on_the_meta_device():

