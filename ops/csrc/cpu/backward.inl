@@ -1,25 +1,45 @@
 // The backward pass. Included by kernels.inl, once per instruction set.
 
-// The samples of a few queries at once, in one level of one head.
-template <class T>
+// What the samples of a few queries, in one level of one head, leave behind.
+template <class V>
 struct Bundle {
-  T *locations, *weights;  // [count, 2], [count], as the problem has them
-  T *partial;              // [count, 4 corners, lanes]: grad_out times the corner's row, before the lanes are summed
-  T *dot;                  // [count, 4]: after
+  using T = typename V::T;
+  T *partial;                // [count, 4 corners, lanes]: grad_out times the corner's row, before the lanes are summed
+  T *dot;                    // [count, 4]: after
+  T *by_x, *by_y, *by_scale;  // [count]: the gradients of location and weight
 
-  static Bundle in(void *memory, int64_t count, int64_t lanes) {
-    T *const at = static_cast<T *>(memory);
-    return {at + count * 4 * lanes, at + count * (4 * lanes + 2), at, at + count * (4 * lanes + 3)};
+  static Bundle in(void *memory, int64_t count) {
+    T *const at = static_cast<T *>(memory), *const rest = at + count * 4 * (V::kLanes + 1);
+    return {at, at + count * 4 * V::kLanes, rest, rest + count, rest + 2 * count};
   }
-  static size_t bytes(int64_t count, int64_t lanes) { return count * (4 * lanes + 7) * sizeof(T); }
+  static size_t bytes(int64_t count) { return count * (4 * V::kLanes + 7) * sizeof(T); }
+
+  // Gradients from the products with the corners' rows, which are zero outside the image.
+  void finish(const Samples<V> &samples, int64_t count, const int64_t *shape) const {
+    const T width = static_cast<T>(shape[1]), height = static_cast<T>(shape[0]);
+    const T *__restrict d = dot, *__restrict x = samples.x(), *__restrict y = samples.y();
+    const T *__restrict scale = samples.scale();
+    T *__restrict to_x = by_x, *__restrict to_y = by_y, *__restrict to_scale = by_scale;
+    for (int64_t i = 0; i < count; ++i) {
+      const T above = d[4 * i + 1] - d[4 * i], below = d[4 * i + 3] - d[4 * i + 2];
+      const T upper = d[4 * i] + x[i] * above, lower = d[4 * i + 2] + x[i] * below;
+      to_scale[i] = upper + y[i] * (lower - upper);
+      to_x[i] = scale[i] * width * (above + y[i] * (below - above));
+      to_y[i] = scale[i] * height * (lower - upper);
+    }
+  }
 };
 
+// Samples whose corners are on their way while one is worked on.
+constexpr int64_t kSamplesAhead = 8;
+
 // One query, N vectors of channels: adds to the gradients of the rows at its samples' corners, and multiplies these
-// rows with grad_out. first: nothing is in `partial` yet. kTail: as in the forward pass.
+// rows with grad_out. first: nothing is in `partial` yet. kTail: as in the forward pass. `both`: the samples of this
+// bundle and of the next, as a ring of `ring`; this query's start at `at`, and in `partial` at its own beginning.
 template <class V, int N, bool kTail>
 void spread_block(const typename V::T *value, typename V::T *gradient, const typename V::T *grad_out,
-                  const Samples<typename V::T> &samples, int64_t from, int64_t to, typename V::T *partial, int tail,
-                  bool first) {
+                  const Samples<V> &both, int64_t ring, int64_t at, int64_t count,
+                  typename V::T *partial, int tail, bool first) {
   using T = typename V::T;
   V given[N];
   GREEDYPRUNE_UNROLL
@@ -27,13 +47,16 @@ void spread_block(const typename V::T *value, typename V::T *gradient, const typ
     const bool cut = n == N - 1 && tail;
     given[n] = cut ? V::load(grad_out + n * V::kLanes, tail) : V::load(grad_out + n * V::kLanes);
   }
-  for (int64_t i = from; i < to; ++i) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t now = at + i, ahead = now + kSamplesAhead < ring ? now + kSamplesAhead : now + kSamplesAhead - ring;
     GREEDYPRUNE_UNROLL
     for (int k = 0; k < 4; ++k) {
-      const T *const row = value + samples.offset[k][i];
-      T *const target = gradient + samples.target[k][i];
+      const T *const row = value + both.offset(k)[now];
+      T *const target = gradient + both.target(k)[now];
       T *const sum_at = partial + (i * 4 + k) * V::kLanes;
-      const V weight = V::splat(samples.weight[k][i]);
+      const V weight = V::splat(both.weight(k)[now]);
+      fetch<N * sizeof(V)>(value + both.offset(k)[ahead]);
+      fetch<N * sizeof(V)>(gradient + both.target(k)[ahead]);
       V sum = first ? V::zero() : V::load(sum_at);
       GREEDYPRUNE_UNROLL
       for (int n = 0; n < N; ++n) {
@@ -53,19 +76,19 @@ void spread_block(const typename V::T *value, typename V::T *gradient, const typ
 
 template <class V, int N>
 void spread_block(bool cut, const typename V::T *value, typename V::T *gradient, const typename V::T *grad_out,
-                  const Samples<typename V::T> &samples, int64_t from, int64_t to, typename V::T *partial, int tail,
-                  bool first) {
+                  const Samples<V> &both, int64_t ring, int64_t at, int64_t count,
+                  typename V::T *partial, int tail, bool first) {
   if (cut) {
-    spread_block<V, N, true>(value, gradient, grad_out, samples, from, to, partial, tail, first);
+    spread_block<V, N, true>(value, gradient, grad_out, both, ring, at, count, partial, tail, first);
   } else {
-    spread_block<V, N, false>(value, gradient, grad_out, samples, from, to, partial, tail, first);
+    spread_block<V, N, false>(value, gradient, grad_out, both, ring, at, count, partial, tail, first);
   }
 }
 
 template <class V>
 void spread_samples(bool packed, const typename V::T *value, typename V::T *gradient, const typename V::T *grad_out,
-                    const Samples<typename V::T> &samples, int64_t from, int64_t to, typename V::T *partial,
-                    int64_t channels) {
+                    const Samples<V> &both, int64_t ring, int64_t at, int64_t count,
+                    typename V::T *partial, int64_t channels) {
   bool first = true;
   for (int64_t left = channels; left > 0; first = false) {
     const int64_t vectors = (left + V::kLanes - 1) / V::kLanes;
@@ -73,27 +96,16 @@ void spread_samples(bool packed, const typename V::T *value, typename V::T *grad
     const int tail = now == vectors ? static_cast<int>(left % V::kLanes) : 0;
     const bool cut = tail && !packed;
     switch (now) {
-      case 1: spread_block<V, 1>(cut, value, gradient, grad_out, samples, from, to, partial, tail, first); break;
-      case 2: spread_block<V, 2>(cut, value, gradient, grad_out, samples, from, to, partial, tail, first); break;
-      case 3: spread_block<V, 3>(cut, value, gradient, grad_out, samples, from, to, partial, tail, first); break;
-      default: spread_block<V, 4>(cut, value, gradient, grad_out, samples, from, to, partial, tail, first); break;
+      case 1: spread_block<V, 1>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first); break;
+      case 2: spread_block<V, 2>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first); break;
+      case 3: spread_block<V, 3>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first); break;
+      default: spread_block<V, 4>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first); break;
     }
     value += now * V::kLanes;
     gradient += now * V::kLanes;
     grad_out += now * V::kLanes;
     left -= now * V::kLanes;
   }
-}
-
-// Gradients of a sample's location and weight, from grad_out's products with its corners (zero outside the image).
-template <class T>
-void finish_sample(const Samples<T> &samples, int64_t i, const T *dot, const int64_t *shape, T *grad_location,
-                   T *grad_weight) {
-  const T x = samples.x[i], y = samples.y[i], scale = samples.scale[i];
-  const T upper = dot[0] + x * (dot[1] - dot[0]), lower = dot[2] + x * (dot[3] - dot[2]);
-  *grad_weight = upper + y * (lower - upper);
-  grad_location[0] = scale * static_cast<T>(shape[1]) * ((1 - y) * (dot[1] - dot[0]) + y * (dot[3] - dot[2]));
-  grad_location[1] = scale * static_cast<T>(shape[0]) * (lower - upper);
 }
 
 template <class V>
@@ -108,18 +120,18 @@ bool backward(const Problem &p, const typename V::T *grad_out, const typename V:
   const int64_t tokens = shape[0] * shape[1], row = p.heads * p.channels;
   const bool packed = p.queries * p.points * 4 > 2 * tokens;
   const int64_t stride = packed ? padded<V>(p.channels) : row;
-  const int64_t together = p.points < 32 ? 32 / p.points : 1, count = together * p.points;
+  const int64_t together = p.points < 16 ? 32 / p.points : 2, count = Lanes<V>::padded(together * p.points);
 
   const size_t rows_bytes = (packed ? (tokens + 1) * stride : padded<V>(row)) * sizeof(T);
-  void *const levels_at = scratch.get(Scratch::kLevels, Levels<T>::bytes(count));
-  void *const samples_at = scratch.get(Scratch::kSamples, Samples<T>::bytes(count));
-  void *const bundle_at = scratch.get(Scratch::kSums, Bundle<T>::bytes(count, V::kLanes));
+  void *const levels_at = scratch.get(Scratch::kLevels, Levels<V>::bytes(count));
+  void *const samples_at = scratch.get(Scratch::kSamples, Samples<V>::bytes(2 * count));
+  void *const bundle_at = scratch.get(Scratch::kSums, Bundle<V>::bytes(count));
   T *const own_value = static_cast<T *>(scratch.get(Scratch::kValue, rows_bytes));
   T *const own_gradient = static_cast<T *>(scratch.get(Scratch::kGradient, rows_bytes));
   if (!levels_at || !samples_at || !bundle_at || !own_value || !own_gradient) return false;
-  const Levels<T> levels = Levels<T>::in(levels_at, count);
-  Samples<T> samples = Samples<T>::in(samples_at, count);
-  const Bundle<T> bundle = Bundle<T>::in(bundle_at, count, V::kLanes);
+  const Levels<V> levels = Levels<V>::in(levels_at, count);
+  const Samples<V> both = Samples<V>::in(samples_at, 2 * count);
+  const Bundle<V> bundle = Bundle<V>::in(bundle_at, count);
   levels.fill(0, count, shape, 0);
 
   const int64_t first_row = (image * p.tokens + start) * row + head * p.channels;
@@ -139,25 +151,44 @@ bool backward(const Problem &p, const typename V::T *grad_out, const typename V:
     sink = own_gradient - to;
   }
 
-  for (int64_t query = 0; query < p.queries; query += together) {
+  const auto owner = [&](int64_t query) { return (image * p.queries + query) * p.heads + head; };
+  // Places the samples of the bundle that begins with `query` into the half of the ring from `at` on.
+  const auto prepare = [&](int64_t query, int64_t at) {
+    const int64_t now = query + together < p.queries ? together : p.queries - query;
+    for (int64_t j = 0; j < now; ++j) {
+      const int64_t from_at = (owner(query + j) * p.levels + level) * p.points;
+      const int64_t later = query + j + 2 * together < p.queries ? query + j + 2 * together : query + j;
+      const int64_t later_at = (owner(later) * p.levels + level) * p.points;
+      for (int64_t i = 0; i < p.points; i += 64 / sizeof(T)) {
+        fetch<128>(locations + 2 * (later_at + i));
+        fetch<64>(weights + later_at + i);
+      }
+      for (int64_t c = 0; c < p.channels; c += 64 / sizeof(T)) fetch<64>(grad_out + owner(query + j) * p.channels + c);
+      both.from(at + j * p.points).take(locations + 2 * from_at, weights + from_at, p.points);
+    }
+    const Samples<V> into = both.from(at);
+    into.place(now * p.points, levels);
+    into.resolve(now * p.points, stride, outside, into.offset(0));
+    into.resolve(now * p.points, stride, sink, into.target(0));
+  };
+
+  if (p.queries) prepare(0, 0);
+  for (int64_t query = 0, half = 0; query < p.queries; query += together, half = count - half) {
+    if (query + together < p.queries) prepare(query + together, count - half);
     const int64_t now = query + together < p.queries ? together : p.queries - query, all = now * p.points;
     for (int64_t j = 0; j < now; ++j) {
-      const int64_t at = (((image * p.queries + query + j) * p.heads + head) * p.levels + level) * p.points;
-      for (int64_t i = 0; i < 2 * p.points; ++i) bundle.locations[2 * j * p.points + i] = locations[2 * at + i];
-      for (int64_t i = 0; i < p.points; ++i) bundle.weights[j * p.points + i] = weights[at + i];
-    }
-    samples.place(bundle.locations, bundle.weights, all, levels);
-    samples.resolve(all, stride, outside, samples.offset);
-    samples.resolve(all, stride, sink, samples.target);
-    for (int64_t j = 0; j < now; ++j) {
-      const T *const given = grad_out + ((image * p.queries + query + j) * p.heads + head) * p.channels;
-      spread_samples<V>(packed, from, to, given, samples, j * p.points, (j + 1) * p.points, bundle.partial, p.channels);
+      spread_samples<V>(packed, from, to, grad_out + owner(query + j) * p.channels, both, 2 * count,
+                        half + j * p.points, p.points, bundle.partial + j * p.points * 4 * V::kLanes, p.channels);
     }
     V::sums(bundle.partial, 4 * all, bundle.dot);
-    for (int64_t i = 0; i < all; ++i) {
-      const int64_t owner = (image * p.queries + query + i / p.points) * p.heads + head;
-      const int64_t at = (owner * p.levels + level) * p.points + i % p.points;
-      finish_sample(samples, i, bundle.dot + 4 * i, shape, grad_locations + 2 * at, grad_weights + at);
+    bundle.finish(both.from(half), all, shape);
+    for (int64_t j = 0, i = 0; j < now; ++j) {
+      const int64_t at = (owner(query + j) * p.levels + level) * p.points;
+      for (int64_t point = 0; point < p.points; ++point, ++i) {
+        grad_locations[2 * (at + point)] = bundle.by_x[i];
+        grad_locations[2 * (at + point) + 1] = bundle.by_y[i];
+        grad_weights[at + point] = bundle.by_scale[i];
+      }
     }
   }
   if (packed) unpack<V>(to, stride, grad_value + first_row, row, tokens, p.channels);

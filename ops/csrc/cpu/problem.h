@@ -14,6 +14,18 @@ struct Problem {
   const int64_t *shapes;  // [levels, 2]: height, width
 };
 
+// The integer of a number's size.
+template <int kBytes>
+struct Integer;
+template <>
+struct Integer<4> {
+  using type = int32_t;
+};
+template <>
+struct Integer<8> {
+  using type = int64_t;
+};
+
 // Memory that a thread keeps for one call; each slot only grows.
 class Scratch {
  public:

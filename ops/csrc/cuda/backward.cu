@@ -39,7 +39,7 @@ __device__ inline float sum_three(float first, float second, float third, int la
 }
 
 template <class V, int kVector, int kLoads>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, blocks_at_once(kVector * kLoads))
     backward_kernel(const Problem p, int group, const V *__restrict__ grad_out, const V *__restrict__ value,
                     const float *__restrict__ locations, const float *__restrict__ weights,
                     float *__restrict__ grad_value, float *__restrict__ grad_locations,

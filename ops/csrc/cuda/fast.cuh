@@ -10,6 +10,10 @@ constexpr int kThreads = 256;
 constexpr int kStage = 16;          // samples of a query that are in shared memory at once
 constexpr int kPitch = kStage + 1;  // an odd number of 16-byte words: groups read from different banks
 
+// Blocks that a multiprocessor is to hold at once, by the channels of a thread: registers go to these first, so that
+// nothing spills into memory (ptxas left alone trades a few spills for one more block).
+constexpr int blocks_at_once(int channels) { return channels <= 8 ? 4 : channels <= 16 ? 3 : 2; }
+
 // kVector numbers that one load takes, and what they are in float32.
 template <int kBytes>
 struct Word;

@@ -5,7 +5,7 @@ namespace greedyprune {
 namespace {
 
 template <class V, int kVector, int kLoads>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, blocks_at_once(kVector * kLoads))
     forward_kernel(const Problem p, int group, const V *__restrict__ value, const float *__restrict__ locations,
                    const float *__restrict__ weights, V *__restrict__ out) {
   extern __shared__ float4 memory[];
