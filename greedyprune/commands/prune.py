@@ -40,13 +40,11 @@ from greedyprune.search.result import comparison_table, site_table, summarize, w
 from greedyprune.search.study import Study
 
 SCORER = "loss"
-# What the gate of `gp` adds to the tolerance: the AP of a hundred images follows that of all within a few percent.
-SUBSET_NOISE = 0.03
 # Settings of a kind of sites: type, default for attention and for FFN, and what it is.
 _OF_KIND: dict[str, tuple[type, Any, Any, str]] = {
     "map_tol": (float, 0.02, 0.02, "a site is done at (1 - this) x its target AP"),
     "skip_eval_converge": (float, None, None, "no full evaluation while the subset's AP is below (1 - this) x target"),
-    "num_evaluate": (int, 32, 48, "candidate channels scored in a round, drawn at random; 0: all"),
+    "num_evaluate": (int, 32, 96, "candidate channels scored in a round, drawn at random; 0: all"),
 }
 
 
@@ -71,7 +69,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     for name, (kind, attn, ffn, text) in _OF_KIND.items():
         default = attn if attn == ffn else f"{attn} for attention, {ffn} for FFN"
         if default is None:
-            default = f"gp: map_tol + {SUBSET_NOISE}, since few images are a rough judge; modular: 0"
+            default = "gp: map_tol, so that the subset is given the same tolerance; modular: 0"
         group.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} (default: {default})")
     for name, (kind, *_) in _OF_KIND.items():
         for part in ("attn", "ffn"):
@@ -102,7 +100,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         "--subset_images", type=whole_number(1), default=100, metavar="N", help="those of the subset evaluation"
     )
     group.add_argument(
-        "--score_images", type=whole_number(1), default=40, metavar="N", help="training images that score candidates"
+        "--score_images", type=whole_number(1), default=16, metavar="N", help="training images that score candidates"
     )
     group = parser.add_argument_group("state and output")
     group.add_argument(
@@ -128,7 +126,7 @@ def schedule_options(args: argparse.Namespace, heads: int) -> ScheduleOptions:
             given = [getattr(args, f"{part}.{name}"), getattr(args, name), attn if part == "attn" else ffn]
             values[name] = next((value for value in given if value is not None), None)
         if values["skip_eval_converge"] is None:
-            values["skip_eval_converge"] = min(values["map_tol"] + SUBSET_NOISE, 0.99) if args.schedule == "gp" else 0.0
+            values["skip_eval_converge"] = values["map_tol"] if args.schedule == "gp" else 0.0
         kinds[part] = KindOptions(**values, step=step)
     return ScheduleOptions(args.schedule, kinds["attn"], kinds["ffn"], args.site_decay, args.seed)
 
