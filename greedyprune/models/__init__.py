@@ -5,15 +5,18 @@ from greedyprune.models.checkpoint import load_checkpoint, load_model, read_chec
 from greedyprune.models.criterion import Criterion
 from greedyprune.models.denoising import Denoising
 from greedyprune.models.detector import Detector
+from greedyprune.models.dn_detr import DNDETR
 from greedyprune.models.features import Features
 from greedyprune.models.matcher import HungarianMatcher
-from greedyprune.models.options import DetectorOptions, ModelInfo
+from greedyprune.models.options import DetectorOptions, DNDETROptions, ModelInfo
 from greedyprune.models.postprocess import postprocess
 from greedyprune.models.registry import MODELS, build_model
 
 __all__ = [
+    "DNDETR",
     "MODELS",
     "Criterion",
+    "DNDETROptions",
     "Denoising",
     "Detector",
     "DetectorOptions",

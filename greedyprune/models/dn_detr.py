@@ -35,12 +35,13 @@ class DABDetector(Detector):
         super().__init__(options, cfgs, info)
         dim, heads = options.hidden_dim, options.heads
         bbox_embed = MLP(dim, dim, 4, 3)
+        encoder = self._encoder()
         layers = [
             DecoderLayer(dim, heads, s, c, f, index == 0, options.activation, options.dropout)
             for index, (s, c, f) in enumerate(self.cfgs.decoder)
         ]
         decoder = DABDecoder(dim, layers, bbox_embed)
-        self.transformer = DABTransformer(self._encoder(), decoder, dim, self._levels(), options.num_patterns)
+        self.transformer = DABTransformer(encoder, decoder, dim, self._levels(), options.num_patterns)
         # Registered after the decoder, which shares it: of the two names in a state dict the detector's own one counts.
         self.bbox_embed = bbox_embed
         for parameter in self.bbox_embed.layers[-1].parameters():
