@@ -95,7 +95,9 @@ int backward(const Problem &p, const T *grad_out, const T *value, const T *locat
              T *grad_locations, T *grad_weights, int threads, int isa) {
   if (!has(isa)) return 2;
   const Kernels<T> &kernels = pick(isa, T());
-  const int64_t tasks = p.levels * p.batch * p.heads;
+  // With threads to spare, every level is a task of its own; its gradients come out the same.
+  const int64_t heads = p.batch * p.heads, span = heads >= threads ? p.levels : 1;
+  const int64_t tasks = heads * (p.levels / span);
   int64_t next = 0;
   const bool good = in_parallel(threads < tasks ? threads : tasks, [&](int64_t, int64_t) {
     Scratch scratch;
@@ -103,8 +105,9 @@ int backward(const Problem &p, const T *grad_out, const T *value, const T *locat
       // The first levels, which are the largest, come first.
       const int64_t task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
       if (task >= tasks) return true;
-      if (!kernels.backward(p, grad_out, value, locations, weights, grad_value, grad_locations, grad_weights, task,
-                            scratch))
+      const int64_t level = task / heads;
+      if (!kernels.backward(p, grad_out, value, locations, weights, grad_value, grad_locations, grad_weights,
+                            task % heads, level, level + span, scratch))
         return false;
     }
   });
