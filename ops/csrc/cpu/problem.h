@@ -26,7 +26,7 @@ struct Integer<8> {
   using type = int64_t;
 };
 
-// Memory that a thread keeps for one call; each slot only grows.
+// Memory that a thread keeps; each slot only grows.
 class Scratch {
  public:
   enum Slot { kTaken, kSamples, kLevels, kValue, kGradient, kSums, kFloors, kSlots };
