@@ -64,7 +64,7 @@ const Kernels<float> &pick(int isa, float) {
 
 const Kernels<double> &pick(int, double) { return kGenericDouble; }
 
-// Kept from call to call (11 MB for an encoder at 800 x 1066): the system would clear every page of it anew, which took
+// Kept from call to call (8 MB for an encoder at 800 x 1066): the system would clear every page of it anew, which took
 // a sixth of the time.
 Scratch &scratch_of_thread() {
   static thread_local Scratch scratch;
