@@ -35,11 +35,11 @@ constexpr int64_t kSamplesAhead = 8;
 
 // One query, N vectors of channels: adds to the gradients of the rows at its samples' corners, and multiplies these
 // rows with grad_out. first: nothing is in `partial` yet. kTail: as in the forward pass. `both`: the samples of this
-// bundle and of the next, as a ring of `ring`; this query's start at `at`, and in `partial` at its own beginning.
+// bundle and of the next, as a ring of `ring`; this query's start at `at`, and in `partial` at its own beginning. shared: value and gradient have the same offsets.
 template <class V, int N, bool kTail>
 void spread_block(const typename V::T *value, typename V::T *gradient, const typename V::T *grad_out,
                   const Samples<V> &both, int64_t ring, int64_t at, int64_t count,
-                  typename V::T *partial, int tail, bool first) {
+                  typename V::T *partial, int tail, bool first, bool shared) {
   using T = typename V::T;
   V given[N];
   GREEDYPRUNE_UNROLL
@@ -47,16 +47,17 @@ void spread_block(const typename V::T *value, typename V::T *gradient, const typ
     const bool cut = n == N - 1 && tail;
     given[n] = cut ? V::load(grad_out + n * V::kLanes, tail) : V::load(grad_out + n * V::kLanes);
   }
+  const int64_t *const targets = shared ? both.offset(0) : both.target(0);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t now = at + i, ahead = now + kSamplesAhead < ring ? now + kSamplesAhead : now + kSamplesAhead - ring;
     GREEDYPRUNE_UNROLL
     for (int k = 0; k < 4; ++k) {
       const T *const row = value + both.offset(k)[now];
-      T *const target = gradient + both.target(k)[now];
+      T *const target = gradient + targets[k * both.step + now];
       T *const sum_at = partial + (i * 4 + k) * V::kLanes;
       const V weight = V::splat(both.weight(k)[now]);
       fetch<N * sizeof(V)>(value + both.offset(k)[ahead]);
-      fetch<N * sizeof(V)>(gradient + both.target(k)[ahead]);
+      fetch<N * sizeof(V)>(gradient + targets[k * both.step + ahead]);
       V sum = first ? V::zero() : V::load(sum_at);
       GREEDYPRUNE_UNROLL
       for (int n = 0; n < N; ++n) {
@@ -77,11 +78,11 @@ void spread_block(const typename V::T *value, typename V::T *gradient, const typ
 template <class V, int N>
 void spread_block(bool cut, const typename V::T *value, typename V::T *gradient, const typename V::T *grad_out,
                   const Samples<V> &both, int64_t ring, int64_t at, int64_t count,
-                  typename V::T *partial, int tail, bool first) {
+                  typename V::T *partial, int tail, bool first, bool shared) {
   if (cut) {
-    spread_block<V, N, true>(value, gradient, grad_out, both, ring, at, count, partial, tail, first);
+    spread_block<V, N, true>(value, gradient, grad_out, both, ring, at, count, partial, tail, first, shared);
   } else {
-    spread_block<V, N, false>(value, gradient, grad_out, both, ring, at, count, partial, tail, first);
+    spread_block<V, N, false>(value, gradient, grad_out, both, ring, at, count, partial, tail, first, shared);
   }
 }
 
@@ -96,10 +97,10 @@ void spread_samples(bool packed, const typename V::T *value, typename V::T *grad
     const int tail = now == vectors ? static_cast<int>(left % V::kLanes) : 0;
     const bool cut = tail && !packed;
     switch (now) {
-      case 1: spread_block<V, 1>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first); break;
-      case 2: spread_block<V, 2>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first); break;
-      case 3: spread_block<V, 3>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first); break;
-      default: spread_block<V, 4>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first); break;
+      case 1: spread_block<V, 1>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first, packed); break;
+      case 2: spread_block<V, 2>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first, packed); break;
+      case 3: spread_block<V, 3>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first, packed); break;
+      default: spread_block<V, 4>(cut, value, gradient, grad_out, both, ring, at, count, partial, tail, first, packed); break;
     }
     value += now * V::kLanes;
     gradient += now * V::kLanes;
@@ -108,89 +109,154 @@ void spread_samples(bool packed, const typename V::T *value, typename V::T *grad
   }
 }
 
+// One level of one head of one image.
+template <class V>
+struct Floor {
+  using T = typename V::T;
+  const int64_t *shape;
+  int64_t level, tokens, first;  // first: of the level's rows, in elements of value
+  bool packed;                   // value and gradient are copies with rows of whole vectors
+  const T *value;
+  T *gradient;
+  int64_t stride, outside, sink;  // of a row; from value and from gradient to the row for what is outside the image
+};
+
+// A head of an image while its gradients are computed.
+template <class V>
+struct Head {
+  using T = typename V::T;
+  const Problem &p;
+  const T *grad_out, *locations, *weights;
+  T *grad_locations, *grad_weights;
+  int64_t image, head;
+  int64_t together, count;  // queries in a bundle, and their samples, padded
+  Levels<V> levels;
+  Taken<V> taken;   // two bundles
+  Samples<V> both;  // two bundles
+  Bundle<V> bundle;
+
+  int64_t owner(int64_t query) const { return (image * p.queries + query) * p.heads + head; }
+
+  int64_t in_bundle(int64_t query, int64_t end) const { return query + together < end ? together : end - query; }
+
+  // Takes the samples of the bundle of queries from `query` to `end` at most, for the half of the ring from `at` on.
+  void take(const Floor<V> &floor, int64_t query, int64_t end, int64_t at) const {
+    for (int64_t j = 0; j < in_bundle(query, end); ++j) {
+      const int64_t from = (owner(query + j) * p.levels + floor.level) * p.points;
+      const int64_t later = query + j + 2 * together < p.queries ? query + j + 2 * together : query + j;
+      const int64_t later_from = (owner(later) * p.levels + floor.level) * p.points;
+      for (int64_t i = 0; i < p.points; i += 64 / sizeof(T)) {
+        fetch<64>(locations + 2 * (later_from + i));
+        fetch<64>(weights + later_from + i);
+      }
+      for (int64_t c = 0; c < p.channels; c += 64 / sizeof(T)) fetch<64>(grad_out + owner(query + j) * p.channels + c);
+      taken.from(at + j * p.points).take(locations + 2 * from, weights + from, p.points);
+    }
+  }
+
+  // Places the samples that were taken for that half.
+  void place(const Floor<V> &floor, int64_t now, int64_t at) const {
+    const Samples<V> into = both.from(at);
+    into.place(taken.from(at), now * p.points, levels);
+    into.resolve(now * p.points, floor.stride, floor.outside, into.offset(0));
+    if (!floor.packed) into.resolve(now * p.points, floor.stride, floor.sink, into.target(0));
+  }
+
+  // Queries `begin` to `end`.
+  void spread(const Floor<V> &floor, int64_t begin, int64_t end) const {
+    levels.fill(0, count, floor.shape, 0);
+    // While a bundle is worked on, the next one is placed and the one after it taken.
+    take(floor, begin, end, 0);
+    place(floor, in_bundle(begin, end), 0);
+    if (begin + together < end) take(floor, begin + together, end, count);
+    for (int64_t query = begin, half = 0; query < end; query += together, half = count - half) {
+      const int64_t next = query + together, after = next + together;
+      if (next < end) place(floor, in_bundle(next, end), count - half);
+      if (after < end) take(floor, after, end, half);
+      const int64_t now = in_bundle(query, end), all = now * p.points;
+      for (int64_t j = 0; j < now; ++j) {
+        spread_samples<V>(floor.packed, floor.value, floor.gradient, grad_out + owner(query + j) * p.channels, both,
+                          2 * count, half + j * p.points, p.points, bundle.partial + j * p.points * 4 * V::kLanes,
+                          p.channels);
+      }
+      V::sums(bundle.partial, 4 * all, bundle.dot);
+      bundle.finish(both.from(half), all, floor.shape);
+      for (int64_t j = 0, i = 0; j < now; ++j) {
+        const int64_t at = (owner(query + j) * p.levels + floor.level) * p.points;
+        for (int64_t point = 0; point < p.points; ++point, ++i) {
+          grad_locations[2 * (at + point)] = bundle.by_x[i];
+          grad_locations[2 * (at + point) + 1] = bundle.by_y[i];
+          grad_weights[at + point] = bundle.by_scale[i];
+        }
+      }
+    }
+  }
+};
+
+// Queries that go through all levels before the next ones do: what is read and written for them stays in the cache.
+constexpr int64_t kChunk = 256;
+
 template <class V>
 bool backward(const Problem &p, const typename V::T *grad_out, const typename V::T *value,
               const typename V::T *locations, const typename V::T *weights, typename V::T *grad_value,
-              typename V::T *grad_locations, typename V::T *grad_weights, int64_t task, Scratch &scratch) {
+              typename V::T *grad_locations, typename V::T *grad_weights, int64_t task, int64_t first_level,
+              int64_t last_level, Scratch &scratch) {
   using T = typename V::T;
-  const int64_t level = task / (p.batch * p.heads), image = task / p.heads % p.batch, head = task % p.heads;
-  const int64_t *const shape = p.shapes + 2 * level;
-  int64_t start = 0;
-  for (int64_t i = 0; i < level; ++i) start += p.shapes[2 * i] * p.shapes[2 * i + 1];
-  const int64_t tokens = shape[0] * shape[1], row = p.heads * p.channels;
-  const bool packed = p.queries * p.points * 4 > 2 * tokens;
-  const int64_t stride = packed ? padded<V>(p.channels) : row;
+  const int64_t image = task / p.heads, head = task % p.heads, row = p.heads * p.channels;
   const int64_t together = p.points < 16 ? 32 / p.points : 2, count = Lanes<V>::padded(together * p.points);
+  const int64_t wide = padded<V>(p.channels), zeros = padded<V>(row);
+  Floor<V> *const floors = static_cast<Floor<V> *>(scratch.get(Scratch::kFloors, p.levels * sizeof(Floor<V>)));
+  if (!floors) return false;
 
-  const size_t rows_bytes = (packed ? (tokens + 1) * stride : padded<V>(row)) * sizeof(T);
+  // The copies of the levels lie one after another, each with its row for what is outside; a row of zeros comes first.
+  int64_t copied = zeros, start = 0;
+  for (int64_t level = 0; level < last_level; ++level) {
+    const int64_t *const shape = p.shapes + 2 * level;
+    const int64_t tokens = shape[0] * shape[1];
+    const bool packed = p.queries * p.points * 4 > 2 * tokens;
+    floors[level] = {shape,   level, tokens, (image * p.tokens + start) * row + head * p.channels,
+                     packed,  nullptr, nullptr, packed ? wide : row, copied, 0};
+    if (packed && level >= first_level) copied += (tokens + 1) * wide;
+    start += tokens;
+  }
   void *const levels_at = scratch.get(Scratch::kLevels, Levels<V>::bytes(count));
+  void *const taken_at = scratch.get(Scratch::kTaken, Taken<V>::bytes(2 * count));
   void *const samples_at = scratch.get(Scratch::kSamples, Samples<V>::bytes(2 * count));
   void *const bundle_at = scratch.get(Scratch::kSums, Bundle<V>::bytes(count));
-  T *const own_value = static_cast<T *>(scratch.get(Scratch::kValue, rows_bytes));
-  T *const own_gradient = static_cast<T *>(scratch.get(Scratch::kGradient, rows_bytes));
-  if (!levels_at || !samples_at || !bundle_at || !own_value || !own_gradient) return false;
-  const Levels<V> levels = Levels<V>::in(levels_at, count);
-  const Samples<V> both = Samples<V>::in(samples_at, 2 * count);
-  const Bundle<V> bundle = Bundle<V>::in(bundle_at, count);
-  levels.fill(0, count, shape, 0);
+  T *const own_value = static_cast<T *>(scratch.get(Scratch::kValue, copied * sizeof(T)));
+  T *const own_gradient = static_cast<T *>(scratch.get(Scratch::kGradient, copied * sizeof(T)));
+  if (!levels_at || !taken_at || !samples_at || !bundle_at || !own_value || !own_gradient) return false;
 
-  const int64_t first_row = (image * p.tokens + start) * row + head * p.channels;
-  const T *from = value + first_row;
-  T *to = grad_value + first_row;
-  int64_t outside = tokens * stride, sink = outside;
-  if (packed) {
-    pack<V>(from, row, own_value, stride, tokens, p.channels);
-    clear<V>(own_value + outside, stride);
-    clear<V>(own_gradient, (tokens + 1) * stride);
-    from = own_value;
-    to = own_gradient;
-  } else {
-    clear<V>(own_value, padded<V>(row));
-    clear_rows(to, row, tokens, p.channels);
-    outside = own_value - from;
-    sink = own_gradient - to;
-  }
-
-  const auto owner = [&](int64_t query) { return (image * p.queries + query) * p.heads + head; };
-  // Places the samples of the bundle that begins with `query` into the half of the ring from `at` on.
-  const auto prepare = [&](int64_t query, int64_t at) {
-    const int64_t now = query + together < p.queries ? together : p.queries - query;
-    for (int64_t j = 0; j < now; ++j) {
-      const int64_t from_at = (owner(query + j) * p.levels + level) * p.points;
-      const int64_t later = query + j + 2 * together < p.queries ? query + j + 2 * together : query + j;
-      const int64_t later_at = (owner(later) * p.levels + level) * p.points;
-      for (int64_t i = 0; i < p.points; i += 64 / sizeof(T)) {
-        fetch<128>(locations + 2 * (later_at + i));
-        fetch<64>(weights + later_at + i);
-      }
-      for (int64_t c = 0; c < p.channels; c += 64 / sizeof(T)) fetch<64>(grad_out + owner(query + j) * p.channels + c);
-      both.from(at + j * p.points).take(locations + 2 * from_at, weights + from_at, p.points);
-    }
-    const Samples<V> into = both.from(at);
-    into.place(now * p.points, levels);
-    into.resolve(now * p.points, stride, outside, into.offset(0));
-    into.resolve(now * p.points, stride, sink, into.target(0));
-  };
-
-  if (p.queries) prepare(0, 0);
-  for (int64_t query = 0, half = 0; query < p.queries; query += together, half = count - half) {
-    if (query + together < p.queries) prepare(query + together, count - half);
-    const int64_t now = query + together < p.queries ? together : p.queries - query, all = now * p.points;
-    for (int64_t j = 0; j < now; ++j) {
-      spread_samples<V>(packed, from, to, grad_out + owner(query + j) * p.channels, both, 2 * count,
-                        half + j * p.points, p.points, bundle.partial + j * p.points * 4 * V::kLanes, p.channels);
-    }
-    V::sums(bundle.partial, 4 * all, bundle.dot);
-    bundle.finish(both.from(half), all, shape);
-    for (int64_t j = 0, i = 0; j < now; ++j) {
-      const int64_t at = (owner(query + j) * p.levels + level) * p.points;
-      for (int64_t point = 0; point < p.points; ++point, ++i) {
-        grad_locations[2 * (at + point)] = bundle.by_x[i];
-        grad_locations[2 * (at + point) + 1] = bundle.by_y[i];
-        grad_weights[at + point] = bundle.by_scale[i];
-      }
+  clear<V>(own_value, zeros);
+  for (int64_t level = first_level; level < last_level; ++level) {
+    Floor<V> &floor = floors[level];
+    if (floor.packed) {
+      T *const copy = own_value + floor.outside, *const sums = own_gradient + floor.outside;
+      pack<V>(value + floor.first, row, copy, wide, floor.tokens, p.channels);
+      clear<V>(copy + floor.tokens * wide, wide);
+      clear<V>(sums, (floor.tokens + 1) * wide);
+      floor.value = copy;
+      floor.gradient = sums;
+      floor.outside = floor.sink = floor.tokens * wide;
+    } else {
+      floor.value = value + floor.first;
+      floor.gradient = grad_value + floor.first;
+      floor.outside = own_value - floor.value;
+      floor.sink = own_gradient - floor.gradient;
+      clear_rows(floor.gradient, row, floor.tokens, p.channels);
     }
   }
-  if (packed) unpack<V>(to, stride, grad_value + first_row, row, tokens, p.channels);
+  const Head<V> work = {p,        grad_out, locations, weights, grad_locations, grad_weights, image, head,
+                        together, count,    Levels<V>::in(levels_at, count), Taken<V>::in(taken_at, 2 * count),
+                        Samples<V>::in(samples_at, 2 * count),
+                        Bundle<V>::in(bundle_at, count)};
+  for (int64_t query = 0; query < p.queries; query += kChunk) {
+    const int64_t end = query + kChunk < p.queries ? query + kChunk : p.queries;
+    for (int64_t level = first_level; level < last_level; ++level) work.spread(floors[level], query, end);
+  }
+  for (int64_t level = first_level; level < last_level; ++level) {
+    const Floor<V> &floor = floors[level];
+    if (floor.packed) unpack<V>(floor.gradient, wide, grad_value + floor.first, row, floor.tokens, p.channels);
+  }
   return true;
 }

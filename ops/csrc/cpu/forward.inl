@@ -78,11 +78,13 @@ bool forward(const Problem &p, const typename V::T *value, const typename V::T *
   const int64_t stride = packed ? padded<V>(p.channels) : row;
   void *const levels_at = scratch.get(Scratch::kLevels, Levels<V>::bytes(count));
   void *const samples_at = scratch.get(Scratch::kSamples, Samples<V>::bytes(2 * step));
+  void *const taken_at = scratch.get(Scratch::kTaken, Taken<V>::bytes(count));
   T *const own =
       static_cast<T *>(scratch.get(Scratch::kValue, (packed ? (p.tokens + 1) * stride : padded<V>(row)) * sizeof(T)));
-  if (!levels_at || !samples_at || !own) return false;
+  if (!levels_at || !samples_at || !taken_at || !own) return false;
   const Levels<V> levels = Levels<V>::in(levels_at, count);
   const Samples<V> both = Samples<V>::in(samples_at, 2 * step);
+  const Taken<V> taken = Taken<V>::in(taken_at, count);
   for (int64_t level = 0, first = 0; level < p.levels; ++level) {
     levels.fill(level * p.points, p.points, p.shapes + 2 * level, first);
     first += p.shapes[2 * level] * p.shapes[2 * level + 1];
@@ -102,8 +104,8 @@ bool forward(const Problem &p, const typename V::T *value, const typename V::T *
         fetch<128>(locations + 2 * (later + i));
         fetch<64>(weights + later + i);
       }
-      into.take(locations + 2 * at, weights + at, count);
-      into.place(count, levels);
+      taken.take(locations + 2 * at, weights + at, count);
+      into.place(taken, count, levels);
       into.resolve(count, stride, outside, into.offset(0));
     };
     int64_t half = 0;

@@ -26,10 +26,10 @@ struct Integer<8> {
   using type = int64_t;
 };
 
-// Memory that a thread keeps for one call; each slot only grows.
+// Memory that a thread keeps; each slot only grows.
 class Scratch {
  public:
-  enum Slot { kSamples, kLevels, kValue, kGradient, kSums, kSlots };
+  enum Slot { kTaken, kSamples, kLevels, kValue, kGradient, kSums, kFloors, kSlots };
   Scratch() = default;
   Scratch(const Scratch &) = delete;
   ~Scratch();
@@ -48,10 +48,11 @@ struct Kernels {
   // Queries `begin` to `end` of the flat order (batch, head, query).
   bool (*forward)(const Problem &, const T *value, const T *locations, const T *weights, T *out, int64_t begin,
                   int64_t end, Scratch &);
-  // All queries of one (level, batch, head), task = (level * batch + b) * heads + h: the tokens of a level of a head of
+  // All queries of levels `first` to `last` of one (batch, head), task = b * heads + h: the tokens of a level of a head of
   // an image get their gradients from no other task, so nothing races and the order of the additions is always the same.
   bool (*backward)(const Problem &, const T *grad_out, const T *value, const T *locations, const T *weights,
-                   T *grad_value, T *grad_locations, T *grad_weights, int64_t task, Scratch &);
+                   T *grad_value, T *grad_locations, T *grad_weights, int64_t task, int64_t first, int64_t last,
+                   Scratch &);
 };
 
 extern const Kernels<float> kGenericFloat;

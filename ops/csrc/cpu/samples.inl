@@ -42,6 +42,33 @@ struct Levels {
   }
 };
 
+// Samples as a caller has them, x, y and weight apart. Where they come a few at a time they had better be taken long
+// before they are placed: a vector that is read back from several smaller stores waits for all stores before it.
+template <class V>
+struct Taken {
+  using T = typename V::T;
+  T *x, *y, *scale;
+
+  static Taken in(void *memory, int64_t count) {
+    const int64_t step = Lanes<V>::padded(count);
+    T *const numbers = static_cast<T *>(memory);
+    return {numbers, numbers + step, numbers + 2 * step};
+  }
+  static size_t bytes(int64_t count) { return Lanes<V>::padded(count) * 3 * sizeof(T); }
+
+  Taken from(int64_t at) const { return {x + at, y + at, scale + at}; }
+
+  // `locations` [count, 2], fractions, and `weights` [count].
+  void take(const T *__restrict locations, const T *__restrict weights, int64_t count) const {
+    T *__restrict to_x = x, *__restrict to_y = y, *__restrict to_scale = scale;
+    for (int64_t i = 0; i < count; ++i) {
+      to_x[i] = locations[2 * i];
+      to_y[i] = locations[2 * i + 1];
+      to_scale[i] = weights[i];
+    }
+  }
+};
+
 // Samples, as one array of `step` per property. Corners are ordered top left, top right, bottom left, bottom right.
 // Small enough for registers: a larger one, copied through memory, would wait for every store before it.
 template <class V>
@@ -73,27 +100,17 @@ struct Samples {
   // The samples from number `at` on.
   Samples from(int64_t at) const { return {wide + at, numbers + at, wholes + at, step}; }
 
-  // Takes `locations` [count, 2], fractions, and `weights` [count] in, to be placed.
-  void take(const T *__restrict locations, const T *__restrict weights, int64_t count) const {
-    T *__restrict to_x = x(), *__restrict to_y = y(), *__restrict to_scale = scale();
-    for (int64_t i = 0; i < count; ++i) {
-      to_x[i] = locations[2 * i];
-      to_y[i] = locations[2 * i + 1];
-      to_scale[i] = weights[i];
-    }
-  }
-
-  // Places `count` samples that were taken in.
-  void place(int64_t count, const Levels<V> &levels) const {
+  // Places the `count` samples in `given`.
+  void place(const Taken<V> &given, int64_t count, const Levels<V> &levels) const {
     using L = Lanes<V>;
     using Numbers = typename L::Numbers;
     using Wholes = typename L::Wholes;
     const Numbers zero = {}, one = zero + T(1);
     const Wholes none = Wholes{} - 1;
     for (int64_t i = 0; i < count; i += L::kLanes) {
-      const Numbers width = L::at(levels.width, i), height = L::at(levels.height, i), scales = L::at(scale(), i);
+      const Numbers width = L::at(levels.width, i), height = L::at(levels.height, i), scales = L::at(given.scale, i);
       const Wholes columns = L::at(levels.columns, i), rows = L::at(levels.rows, i);
-      const Numbers px = L::at(x(), i) * width - T(0.5), py = L::at(y(), i) * height - T(0.5);
+      const Numbers px = L::at(given.x, i) * width - T(0.5), py = L::at(given.y, i) * height - T(0.5);
       // False for NaN too: whatever a location is, no corner is read outside the image.
       const Wholes near = (px >= -one) & (px < width) & (py >= -one) & (py < height);
       const Numbers sx = near ? px : zero, sy = near ? py : zero;
@@ -115,6 +132,7 @@ struct Samples {
       L::at(weight(1), i) = upper * lx;
       L::at(weight(2), i) = lower - lower * lx;
       L::at(weight(3), i) = lower * lx;
+      L::at(scale(), i) = scales;
       L::at(x(), i) = lx;
       L::at(y(), i) = ly;
     }

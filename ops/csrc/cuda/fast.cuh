@@ -10,9 +10,9 @@ constexpr int kThreads = 256;
 constexpr int kStage = 16;          // samples of a query that are in shared memory at once
 constexpr int kPitch = kStage + 1;  // an odd number of 16-byte words: groups read from different banks
 
-// Blocks that a multiprocessor is to hold at once, by the channels of a thread: registers go to these first, so that
-// nothing spills into memory (ptxas left alone trades a few spills for one more block).
-constexpr int blocks_at_once(int channels) { return channels <= 8 ? 4 : channels <= 16 ? 3 : 2; }
+// Blocks that a multiprocessor must be able to hold, by the channels of a thread: so few that nothing has to spill into
+// memory. ptxas left alone, or asked for more, trades spills for blocks.
+constexpr int blocks_at_once(int channels) { return channels <= 12 ? 2 : 1; }
 
 // kVector numbers that one load takes, and what they are in float32.
 template <int kBytes>
