@@ -70,7 +70,7 @@ class PackedSelfAttention(Attention):
 
 
 class Layer(nn.Module):
-    """What every layer ends with: an FFN with its residual and LayerNorm (post-norm).
+    """Attention, then an FFN with its residual and LayerNorm (post-norm).
 
     Args:
         dim: channels of the tokens or queries.
@@ -88,6 +88,14 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.last_norm = norm
         self.add_module(norm, nn.LayerNorm(dim))
+
+    def attend(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
+        """The attention half, of what each kind of layer takes: `[B, N, dim]` -> `[B, N, dim]`."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
+        """Both halves: `[B, N, dim]` -> `[B, N, dim]`; see `attend`."""
+        return self.feed(self.attend(x, *given, **named))
 
     def feed(self, x: Tensor) -> Tensor:
         """The FFN half: `[B, N, dim]` -> `[B, N, dim]`."""
