@@ -24,6 +24,14 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
+class DotProductAttention(nn.Module):
+    """Scaled dot-product attention; a module, so that calibration can look at what goes in."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """See `Attention.attend`; returns `[B, heads, N, d]`."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 class Attention(nn.Module):
     """Multi-head attention over projected queries, keys and values, and its output projection.
 
@@ -36,6 +44,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, out_dim: int) -> None:
         super().__init__()
         self.heads = heads
+        self.core = DotProductAttention()
         self.out_proj = nn.Linear(width, out_dim)
 
     def split(self, x: Tensor) -> Tensor:
@@ -47,7 +56,7 @@ class Attention(nn.Module):
 
         The softmax scale is 1 / sqrt(e). `mask` is True where a query may look, broadcast to `[B, heads, N, M]`.
         """
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = self.core(q, k, v, mask)
         return self.out_proj(x.transpose(1, 2).flatten(2))  # [B, N, heads * d] -> [B, N, out_dim]
 
 

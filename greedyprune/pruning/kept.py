@@ -58,25 +58,27 @@ def kept_from_scores(site: Site, scores: Tensor, width: int) -> tuple[int, ...]:
 
 
 def kept_by_magnitude(model: Detector, cfgs: Cfgs) -> KeptSets:
-    """Kept sets for people who have only the widths.
-
-    A channel's score is the product of the L2 norms of the weights that write it and of those that read it, over all
-    tensors that are sliced with it.
-    """
+    """Kept sets for people who have only the widths; see `magnitudes`."""
     state = model.state_dict()
     widths = cfgs.widths()
-    kept = {}
-    for site in list_sites(model):
-        written, read = torch.zeros(site.width), torch.zeros(site.width)
-        for part in site.slices:
-            tensor = state[part.name].detach().float().cpu().movedim(part.dim, 0)
-            power = tensor.reshape(part.blocks, site.width, -1).square().sum((0, 2))  # [width]
-            if part.output:
-                read += power
-            else:
-                written += power
-        kept[site.name] = kept_from_scores(site, (written * read).sqrt(), widths[site.name])
-    return kept
+    return {site.name: kept_from_scores(site, magnitudes(site, state), widths[site.name]) for site in list_sites(model)}
+
+
+def magnitudes(site: Site, state: Mapping[str, Tensor]) -> Tensor:
+    """A score `[width]` of each channel from the weights alone.
+
+    It is the product of the L2 norms of the weights that write the channel and of those that read it, over all tensors
+    that are sliced with it.
+    """
+    written, read = torch.zeros(site.width), torch.zeros(site.width)
+    for part in site.slices:
+        tensor = state[part.name].detach().float().cpu().movedim(part.dim, 0)
+        power = tensor.reshape(part.blocks, site.width, -1).square().sum((0, 2))  # [width]
+        if part.output:
+            read += power
+        else:
+            written += power
+    return (written * read).sqrt()
 
 
 def kept_from_masks(model: Detector, masks: Mapping[str, Tensor]) -> tuple[KeptSets, int]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from greedyprune.models.detector import Detector, Outputs, stages
@@ -85,8 +84,7 @@ def finish(model: Detector, prefix: Prefix, last_only: bool = False) -> Outputs:
     end = advance(model, prefix, Place(True, len(model.transformer.decoder.layers)))
     first = -1 if last_only else 0
     proposals = end.queries.proposals if end.queries is not None and not last_only else None
-    with torch.no_grad():
-        return stages(*model.predict(list(end.hidden[first:]), list(end.references[first:])), proposals)
+    return stages(*model.predict(list(end.hidden[first:]), list(end.references[first:])), proposals)
 
 
 def site_place(site: Site) -> Place:

@@ -72,6 +72,16 @@ class Site:
         """Channels of one group."""
         return self.width // self.groups
 
+    @property
+    def products(self) -> int:
+        """Products of queries and keys that are summed before the softmax; 0 where there are none."""
+        return len({space for part in self.slices for space in part.spaces})
+
+    @property
+    def reads(self) -> str:
+        """The weight that reads the site's channels."""
+        return next(part.name for part in self.slices if part.output)
+
 
 # From a layer's name in the state dict and the layer itself to the slices of one of its sites.
 Describe = Callable[[str, nn.Module], tuple[Slice, ...]]

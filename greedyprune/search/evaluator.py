@@ -51,7 +51,7 @@ class Images:
         self.ids = list(chosen_ids)
         self.start: list[Prefix] = []
         self.targets: list[list[dict[str, Any]]] = []
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: calibration goes backwards through what comes after
             for images, targets in progress(loader) if progress else loader:
                 features = model.features([image.to(device) for image in images])
                 self.start.append(begin(features))

@@ -1,0 +1,162 @@
+"""A site cut to a width: the tensors of its slim form."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from greedyprune.models.detector import Detector
+from greedyprune.pruning.bases import query_key_basis, shared_key_basis, value_basis
+from greedyprune.pruning.calibrate import SiteMoments
+from greedyprune.pruning.refit import refit
+from greedyprune.pruning.sensitivity import channel_metric
+from greedyprune.pruning.sites import Site
+from greedyprune.pruning.transplant import slim_tensors
+
+State = Mapping[str, Tensor]
+
+
+class SiteCut(Protocol):
+    """Everything that is known about cutting one site of a dense model."""
+
+    @property
+    def site(self) -> Site: ...
+
+    def tensors(self, width: int) -> dict[str, Tensor]:
+        """The site's slim tensors by name, for any width that the site can have."""
+        ...
+
+
+@dataclass(frozen=True)
+class KeptCut:
+    """The first channels of an order are kept.
+
+    Attributes:
+        site: the site, dense.
+        state: the dense model's tensors.
+        order: `[groups, group width]` channels of each group, best first.
+        moments: refit what reads the channels to these; None: the dense weights stay.
+    """
+
+    site: Site
+    state: State
+    order: Tensor
+    moments: SiteMoments | None = None
+
+    def kept(self, width: int) -> tuple[int, ...]:
+        """The channels that a width keeps, ascending."""
+        return tuple(sorted(self.order[:, : width // self.site.groups].flatten().tolist()))
+
+    def tensors(self, width: int) -> dict[str, Tensor]:
+        kept = self.kept(width)
+        result = slim_tensors(self.site, self.state, kept)
+        if self.moments is not None and width < self.site.width:
+            result |= refitted(self.site, self.state, self.moments, torch.tensor(kept), result[self.site.reads])
+        return result
+
+
+class BasisCut:
+    """Attention whose heads are rewritten in the basis that carries most, and cut there.
+
+    Args:
+        site: the site, dense.
+        state: the dense model's tensors.
+        moments: what the site carries.
+        refit: solve the output projection over all heads together again.
+    """
+
+    def __init__(self, site: Site, state: State, moments: SiteMoments, refit: bool = True) -> None:
+        self.site, self.state, self.moments, self.refit = site, state, moments, refit
+        heads, width = site.groups, site.group_width
+        covariance = moments.rows.covariance
+        own = torch.stack([covariance[h : h + width, h : h + width] for h in range(0, heads * width, width)])
+        columns = state[site.reads].unflatten(1, (heads, width))  # [dim, heads, d]
+        self.values = value_basis(own, columns, channel_metric(moments.power))
+        self.shared = any(len(part.spaces) > 1 for part in site.slices)
+        self.products = []
+        if not self.shared:
+            pairs = zip(moments.queries, moments.keys, strict=True)
+            self.products = [query_key_basis(query.moment, key.moment) for query, key in pairs]
+
+    def tensors(self, width: int) -> dict[str, Tensor]:
+        if width >= self.site.width:
+            return {part.name: self.state[part.name] for part in self.site.slices}
+        return self.rewritten(width)
+
+    def rewritten(self, width: int) -> dict[str, Tensor]:
+        """The tensors in the new basis, at any width up to the full one, which is the dense site to rounding."""
+        site, each = self.site, width // self.site.groups
+        maps = self._maps(each)
+        # A slim head scales its logits by its own width; the dense head's scale goes into the queries.
+        scale = math.sqrt(each / site.group_width)
+        result = {}
+        for part in site.slices:
+            if part.output:
+                continue
+            blocks = self.state[part.name].double().unflatten(0, (part.blocks, site.groups, -1))
+            slim = []
+            for role, block in zip(part.roles, blocks, strict=True):
+                space = part.spaces[0] if role in ("query", "key") else 0
+                mapped = torch.einsum("hwd,hd...->hw...", maps[role, space], block)
+                slim.append(mapped * scale if role == "query" else mapped)
+            result[part.name] = torch.stack(slim).flatten(0, 2).to(self.state[part.name].dtype)  # [blocks * width, ...]
+        columns = self.values.output[..., :each].flatten(1)
+        if self.refit:
+            return result | refitted(site, self.state, self.moments, torch.block_diag(*maps["value", 0]), columns)
+        return result | {site.reads: columns.to(self.state[site.reads].dtype)}
+
+    def _maps(self, each: int) -> dict[tuple[str, int], Tensor]:
+        """The map `[heads, each, d]` of every role and product."""
+        maps = {("value", 0): self.values.value[:, :each]}
+        if self.shared:
+            queries = tuple(moments.moment for moments in self.moments.queries)
+            keys = tuple(moments.moment for moments in self.moments.keys)
+            assert len(queries) == 2
+            assert len(keys) == 2
+            first, second, key = shared_key_basis(queries, keys, each)
+            # The content keys hold the shared position keys: both are made by the same map.
+            return maps | {("query", 0): first, ("query", 1): second, ("key", 0): key, ("key", 1): key}
+        for space, product in enumerate(self.products):
+            maps |= {("query", space): product.query[:, :each], ("key", space): product.key[:, :each]}
+        return maps
+
+
+def refitted(site: Site, state: State, moments: SiteMoments, kept: Tensor, start: Tensor) -> dict[str, Tensor]:
+    """What reads the site's channels, solved again.
+
+    Args:
+        site: the site, dense.
+        state: the dense model's tensors.
+        moments: what the site carries.
+        kept: `[r, width]` rows of a basis, or `[r]` channels.
+        start: `[dim, r]` what would read them otherwise.
+    """
+    bias = site.reads.removesuffix("weight") + "bias"
+    rows = moments.rows
+    kept = kept.to(rows.mean.device)
+    solved, shift = refit(rows.covariance, rows.mean, kept, state[site.reads], state[bias], start)
+    return {site.reads: solved.to(state[site.reads].dtype), bias: shift.to(state[bias].dtype)}
+
+
+def cut_model(model: Detector, cuts: Mapping[str, SiteCut], widths: Mapping[str, int]) -> Detector:
+    """A slim model.
+
+    Args:
+        model: the dense model; it is not changed.
+        cuts: how each site is cut.
+        widths: site name -> width; a site that is not named stays dense.
+
+    Returns:
+        A new model on the same device, in the same mode.
+    """
+    state = dict(model.state_dict())
+    for name, width in widths.items():
+        state |= cuts[name].tensors(width)
+    parameter = next(model.parameters())
+    slim = type(model)(model.options, model.cfgs.replace(dict(widths)), model.info)
+    slim.to(device=parameter.device, dtype=parameter.dtype)
+    slim.load_state_dict(state)
+    return slim.train(model.training)

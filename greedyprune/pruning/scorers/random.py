@@ -1,0 +1,19 @@
+"""`random`: any channels; what every other score must beat."""
+
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from greedyprune.pruning.scorers.given import Given
+from greedyprune.pruning.scorers.select import by_group
+
+
+def random_orders(given: Given) -> dict[str, Tensor]:
+    """A permutation that depends on the seed and the site's name alone."""
+    orders = {}
+    for site in given.sites:
+        draw = np.random.default_rng([given.seed, zlib.crc32(site.name.encode())])
+        orders[site.name] = by_group(site, torch.from_numpy(draw.permutation(site.width)))
+    return orders

@@ -1,0 +1,82 @@
+"""How much a detector's answer depends on what each token carries: the weights of the closed form's regressions.
+
+An error e in what a site gives to token t raises the detection loss by about e^T J^T H J e / 2, J being the answer's
+derivative and H the loss's curvature in the answer (Gauss-Newton). For random signs s, the gradient g of
+s^T H^(1/2) (answer) has E[g g^T] = J^T H J (Hutchinson 1990), so that a few backward passes measure it, without labels.
+As in K-FAC (Martens and Grosse 2015), E[(x x^T) (g g^T)] over the tokens is taken apart into a metric of the channels,
+E[g g^T], and rows weighted by how much each token counts, E[|g|^2 x x^T].
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from greedyprune.models.detector import Outputs
+
+PROJECTIONS = 2  # random signs for each image
+BOX_WEIGHT = 5.0  # of a box coordinate against a logit: DETR's weight of the L1 loss
+TOKEN_SHARE = 0.9  # of a token's weight is its sensitivity; the rest is the same for all, so that none is forgotten
+CHANNEL_SHARE = 0.5  # of the metric of the channels; the rest is the identity
+
+
+def answer_gradients(outputs: Outputs, places: Sequence[Tensor], generator: torch.Generator) -> list[list[Tensor]]:
+    """Gradients at several places of random projections of the answer, of all decoder layers.
+
+    The curvature of a logit's binary cross entropy is p (1 - p); a box counts as much as its query is confident.
+
+    Args:
+        outputs: the detector's answer, with its graph.
+        places: tensors of that graph.
+        generator: draws the signs, on the CPU.
+
+    Returns:
+        For each projection a gradient for each place.
+    """
+    parts = []
+    for stage in (outputs, *outputs["aux_outputs"]):
+        chance = stage["pred_logits"].detach().sigmoid()
+        parts.append(((chance * (1 - chance)).sqrt(), stage["pred_logits"]))
+        confidence = chance.amax(-1, keepdim=True)
+        parts.append((BOX_WEIGHT * confidence.sqrt().expand_as(stage["pred_boxes"]), stage["pred_boxes"]))
+    gradients = []
+    for left in reversed(range(PROJECTIONS)):
+        projection = torch.zeros((), device=parts[0][0].device)
+        for scale, value in parts:
+            signs = torch.randint(0, 2, scale.shape, generator=generator).to(scale) * 2 - 1
+            projection = projection + (signs * scale * value).sum()
+        found = torch.autograd.grad(projection, places, retain_graph=left > 0, allow_unused=True)
+        gradients.append([torch.zeros_like(p) if g is None else g for p, g in zip(places, found, strict=True)])
+    return gradients
+
+
+def token_weights(power: Tensor, valid: Tensor) -> Tensor:
+    """What each token counts in a regression: by its sensitivity, in every image the same in all.
+
+    Args:
+        power: `[..., N]` a token's squared sensitivity.
+        valid: `[..., N]` 1 where there is image, 0 at padding; broadcast to `power`.
+
+    Returns:
+        `[..., N]` float64 with the sum of `valid` over N.
+    """
+    power = power.double() * valid
+    tokens = valid.double().sum(-1, keepdim=True)
+    total = power.sum(-1, keepdim=True)
+    even = total <= 0
+    share = torch.where(even, valid / tokens.clamp(min=1), power / torch.where(even, 1.0, total))
+    return (1 - TOKEN_SHARE) * valid + TOKEN_SHARE * tokens * share
+
+
+def channel_metric(power: Tensor) -> Tensor:
+    """The symmetric square root R of the metric of a site's output channels: an error e counts as |R e|^2.
+
+    Args:
+        power: `[dim, dim]` sum of g g^T.
+    """
+    eye = torch.eye(len(power), dtype=torch.float64, device=power.device)
+    scale = power.diagonal().mean()
+    if scale <= 0:
+        return eye
+    values, vectors = torch.linalg.eigh((1 - CHANNEL_SHARE) * eye + CHANNEL_SHARE * power / scale)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.mT
