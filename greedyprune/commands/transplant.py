@@ -13,6 +13,7 @@ from greedyprune.models import Detector, load_model, read_checkpoint, save_check
 from greedyprune.models.published import search_masks
 from greedyprune.pruning.kept import KeptSets, kept_by_magnitude, kept_from_masks
 from greedyprune.pruning.transplant import transplant
+from greedyprune.search.record import growths
 from greedyprune.search.study import load_result
 
 DEFAULT_DB = Path("runs/prune/prune.db")
@@ -86,8 +87,8 @@ def _searched(args: argparse.Namespace, model: Detector) -> KeptSets:
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")
     settings, records, result = load_result(args.db or str(DEFAULT_DB), args.study)
     if result is None:
-        done = sum(record.done for record in records)
+        done = sum(growth.done for growth in growths(records))
         raise UserError(f"the search is not finished ({done} sites are done): run its command again until it is")
     if settings.get("weights") != weights_hash(model):
         raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
-    return {record.site: record.kept for record in records if record.done}
+    return {growth.site: growth.kept for growth in growths(records) if growth.done}

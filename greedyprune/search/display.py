@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greedyprune.pruning.sites import Site
-from greedyprune.search.record import Baseline, Record
+from greedyprune.search.record import Baseline, Growth, Record, growths
 
 
 def duration(seconds: float) -> str:
@@ -36,7 +36,7 @@ class SearchDisplay:
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if shown else None
         self.sites: Sequence[Site] = ()
         self.baseline: Baseline | None = None
-        self.done: list[Record] = []
+        self.done: list[Growth] = []
         self.rounds: list[Record] = []
         self.now: tuple[Site, int, int, float] | None = None
         self.started = time.monotonic()
@@ -53,7 +53,7 @@ class SearchDisplay:
     def begin(self, sites: Sequence[Site], baseline: Baseline, records: Sequence[Record]) -> None:
         """The search starts, or goes on after `records`."""
         self.sites, self.baseline = sites, baseline
-        self.done = [record for record in records if record.done]
+        self.done = [growth for growth in growths(records) if growth.done]
         self.rounds = list(records)
         self.console.print(f"dense: AP {baseline.full_map:.4f} on all images, {baseline.subset_map:.4f} on the subset")
         if records:
@@ -67,22 +67,24 @@ class SearchDisplay:
     def recorded(self, record: Record) -> None:
         """A proposal is in the database."""
         self.rounds.append(record)
-        if record.done:
-            self.done.append(record)
-        if record.done or not self.live:
-            self.console.print(self._line(record), highlight=False, soft_wrap=True)
+        growth = record.origin
+        assert isinstance(growth, Growth)
+        if growth.done:
+            self.done.append(growth)
+        if growth.done or not self.live:
+            self.console.print(self._line(record, growth), highlight=False, soft_wrap=True)
         self._redraw()
 
-    def _line(self, record: Record) -> str:
-        site = next(site for site in self.sites if site.name == record.site)
+    def _line(self, record: Record, growth: Growth) -> str:
+        site = next(site for site in self.sites if site.name == growth.site)
         full = "skipped" if record.full_map is None else f"{record.full_map:.4f}"
         time_ = f"{duration(time.monotonic() - self.started)} gone, {self._left()} left"
         outcome = ""
-        if record.done:
-            outcome = "   stays dense" if len(record.kept) == site.width else "   done"
+        if growth.done:
+            outcome = "   stays dense" if len(growth.kept) == site.width else "   done"
         return (
-            f"{self.sites.index(site) + 1:>3}/{len(self.sites)} {site.name:<16} round {record.round + 1:>3}  "
-            f"width {len(record.kept):>4} of {site.width:<4}  AP subset {record.subset_map:.4f} full {full:<7} "
+            f"{self.sites.index(site) + 1:>3}/{len(self.sites)} {site.name:<16} round {growth.round + 1:>3}  "
+            f"width {len(growth.kept):>4} of {site.width:<4}  AP subset {record.subset_map:.4f} full {full:<7} "
             f"target {record.target:.4f}   {time_}{outcome}"
         )
 
@@ -91,7 +93,8 @@ class SearchDisplay:
         if not self.done:
             return "?"
         seconds = sum(record.seconds for record in self.rounds)
-        share = len(self.done) + (0.5 if self.rounds and not self.rounds[-1].done else 0.0)
+        last = growths(self.rounds[-1:])
+        share = len(self.done) + (0.5 if last and not last[0].done else 0.0)
         return duration(seconds / share * (len(self.sites) - share))
 
     def _redraw(self) -> None:
@@ -105,7 +108,7 @@ class SearchDisplay:
         table.add_row("site", f"{site.name} ({len(self.done) + 1} of {len(self.sites)})")
         table.add_row("round", str(number + 1))
         table.add_row("width", f"{width} of {site.width}")
-        mine = [record for record in self.rounds if record.site == site.name]
+        mine = [r for r in self.rounds if isinstance(r.origin, Growth) and r.origin.site == site.name]
         if mine:
             last = mine[-1]
             full = "skipped" if last.full_map is None else f"{last.full_map:.4f}"

@@ -22,7 +22,7 @@ from greedyprune.pruning.sites import Site, list_sites
 from greedyprune.pruning.transplant import shrink_site, slim_site
 from greedyprune.search.cost import CostModel
 from greedyprune.search.evaluator import Evaluator
-from greedyprune.search.record import Baseline, Record
+from greedyprune.search.record import Baseline, Growth, Record, growths
 
 
 class Store(Protocol):
@@ -75,10 +75,10 @@ def position_of(order: Sequence[Site], baseline: Baseline, records: Sequence[Rec
     round_ = 0
     subset_map: float = baseline.subset_map
     full_map: float | None = baseline.full_map
-    for record in records:
-        growing, round_ = record.kept, record.round + 1
-        if record.done:
-            kept[record.site] = record.kept
+    for record, growth in zip(records, growths(records), strict=True):
+        growing, round_ = growth.kept, growth.round + 1
+        if growth.done:
+            kept[growth.site] = growth.kept
             growing, round_ = (), 0
             subset_map, full_map = record.subset_map, record.full_map
     return Position(kept, len(kept), growing, round_, subset_map, full_map)
@@ -176,15 +176,11 @@ def propose(
     widths = {**cost.full, **{name: len(channels) for name, channels in here.kept.items()}, site.name: len(kept)}
     params, flops = cost(widths)
     return Record(
-        site=site.name,
-        round=here.round,
-        kept=kept,
+        origin=Growth(site.name, here.round, kept, loss, done),
         widths=widths,
-        loss=loss,
         subset_map=subset_map,
         full_map=full_map,
         target=target,
-        done=done,
         params=params,
         flops=flops,
         image_forwards=evaluator.image_forwards - before,

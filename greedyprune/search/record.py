@@ -1,38 +1,69 @@
 """What a search knows: finished proposals, in order. Everything else follows from them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Record:
-    """One proposal that was scored, evaluated and recorded: a trial.
+class Growth:
+    """A round of a site that grows channel by channel: what `gp` and `modular` propose.
 
     Attributes:
         site: the site that grew.
         round: its round, from 0.
         kept: the site's kept channels after this round, ascending.
-        widths: site name -> width of the whole proposed model.
         loss: detection loss of the best candidate on the scoring images; None when there was no choice: all candidates
             were added, or the site went back to dense.
+        done: the site is finished with this kept set.
+    """
+
+    site: str
+    round: int
+    kept: tuple[int, ...]
+    loss: float | None
+    done: bool
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Widths for the whole model at once: what `global` proposes.
+
+    Attributes:
+        phase: `budget` while the budget is searched, `move` when channels go from one site to another.
+        step: its number within the phase, from 0.
+        saved: share of the dense cost that it saves.
+        predicted: the damage that its widths should do, by the damage table.
+        holds: it is what the search is for: its AP is high enough, or the best so far within the budget.
+    """
+
+    phase: str
+    step: int
+    saved: float
+    predicted: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """One proposal that was evaluated and recorded: a trial.
+
+    Attributes:
+        origin: how it came about.
+        widths: site name -> width of the whole proposed model.
         subset_map: AP on the validation subset.
         full_map: AP on all validation images; None when the early skip left it out.
-        target: AP that the site must hold.
-        done: the site is finished with this kept set.
+        target: AP that it must hold.
         params: parameters of the proposed model.
         flops: its multiply-adds for one image.
         image_forwards: images that went through (a part of) the Transformer for this proposal.
         seconds: time it took, without recording.
     """
 
-    site: str
-    round: int
-    kept: tuple[int, ...]
+    origin: Growth | Proposal
     widths: dict[str, int]
-    loss: float | None
     subset_map: float
     full_map: float | None
     target: float
-    done: bool
     params: int
     flops: int
     image_forwards: int
@@ -54,3 +85,8 @@ class Baseline:
     full_map: float
     image_forwards: int
     seconds: float
+
+
+def growths(records: Iterable[Record]) -> list[Growth]:
+    """How each proposal of `gp` or `modular` came about."""
+    return [record.origin for record in records if isinstance(record.origin, Growth)]

@@ -7,6 +7,7 @@ hundred statements for 30 sites; these are seven.
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta, timezone
 from math import gcd
 from typing import Any
@@ -16,19 +17,15 @@ import sqlalchemy as sa
 from optuna.distributions import IntDistribution, distribution_to_json
 
 from greedyprune.errors import UserError
-from greedyprune.search.record import Record
+from greedyprune.search.record import Growth, Proposal, Record
 
 SUBSET, FULL = 0, 1  # steps of a trial's intermediate values
 Tables = Mapping[str, sa.Table]
 
-# Attribute of a trial -> field of a Record. Widths and APs are the trial's parameters and values.
+# Attribute of a trial -> field of a Record. Widths and APs are the trial's parameters and values; the fields of what
+# it came from are attributes under their own names.
 _ATTRIBUTES = {
-    "site": "site",
-    "round": "round",
-    "loss": "loss",
-    "kept": "kept",
     "target": "target",
-    "done": "done",
     "multiply_adds": "flops",
     "parameters": "params",
     "image_forwards": "image_forwards",
@@ -75,7 +72,7 @@ def insert_trial(
         "datetime_start": now - timedelta(seconds=record.seconds),
         "datetime_complete": now,
     }
-    key = {"trial_id": inserted_key(connection.execute(trials.insert().values(trial)))}
+    trial_key = {"trial_id": inserted_key(connection.execute(trials.insert().values(trial)))}
 
     maps = {SUBSET: float(record.subset_map)}
     if record.full_map is not None:
@@ -86,17 +83,15 @@ def insert_trial(
         {"param_name": name, "param_value": width, "distribution_json": distributions[name]}
         for name, width in record.widths.items()
     ]
-    attributes = [
-        {"key": name, "value_json": json.dumps(getattr(record, field), separators=(",", ":"))}
-        for name, field in _ATTRIBUTES.items()
-    ]
+    told = asdict(record.origin) | {name: getattr(record, field) for name, field in _ATTRIBUTES.items()}
+    attributes = [{"key": key, "value_json": json.dumps(value, separators=(",", ":"))} for key, value in told.items()]
     for table, rows in (
         ("trial_values", [value]),
         ("trial_intermediate_values", steps),
         ("trial_params", widths),
         ("trial_user_attributes", attributes),
     ):
-        connection.execute(tables[table].insert(), [key | row for row in rows])
+        connection.execute(tables[table].insert(), [trial_key | row for row in rows])
 
 
 def read_trials(
@@ -142,19 +137,27 @@ def read_trials(
     attributes = parts("trial_user_attributes", "trial_user_attribute_id", "key", "value_json")
     for trial_id, number in numbers:
         try:
-            fields = {field: json.loads(attributes[trial_id][name]) for name, field in _ATTRIBUTES.items()}
-            fields["kept"] = tuple(fields["kept"])
+            told = {name: json.loads(value) for name, value in attributes[trial_id].items()}
             record = Record(
+                origin=_origin(told),
                 widths={name: int(width) for name, width in widths[trial_id].items()},
                 subset_map=maps[trial_id][SUBSET],
                 full_map=maps[trial_id].get(FULL),
-                **fields,
+                **{field: told[name] for name, field in _ATTRIBUTES.items()},
             )
         except KeyError:
             raise UserError(
                 f"trial {number} of the study was written by another program; start a new study with --study NAME"
             ) from None
         yield trial_id, record
+
+
+def _origin(told: Mapping[str, Any]) -> Growth | Proposal:
+    kind = Growth if "site" in told else Proposal
+    values = {field.name: told[field.name] for field in fields(kind)}
+    if "kept" in values:
+        values["kept"] = tuple(values["kept"])
+    return kind(**values)
 
 
 def inserted_key(result: "sa.CursorResult[Any]") -> int:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from greedyprune.errors import UserError
 from greedyprune.search.database import Database
 from greedyprune.search.lock import FileLock, Lease
-from greedyprune.search.record import Record
+from greedyprune.search.record import Growth, Record
 from greedyprune.search.study import Study
 
 ELSEWHERE = {"pid": 1, "host": "elsewhere", "since": "2025-01-02 03:04:05+00:00", "machine": "elsewhere"}
@@ -38,7 +38,7 @@ def open_study(db, name="default"):
 
 
 def a_record() -> Record:
-    return Record("encoder.0.ffn", 0, (1,), {"encoder.0.ffn": 1}, 1.0, 0.5, 0.5, 0.5, True, 1, 1, 1, 1.0)
+    return Record(Growth("encoder.0.ffn", 0, (1,), 1.0, True), {"encoder.0.ffn": 1}, 0.5, 0.5, 0.5, 1, 1, 1, 1.0)
 
 
 class Child:

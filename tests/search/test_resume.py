@@ -91,18 +91,14 @@ def test_twenty_kills_end_with_the_cfgs_and_kept_sets_of_an_undisturbed_search(d
         assert process.exitcode == -signal.SIGKILL
         known = load_result(str(troubled / "prune.db"))[1] if (troubled / "prune.db").exists() else []
         assert len(known) >= before
-        assert [record.kept for record in known] == [record.kept for record in undisturbed[: len(known)]]
+        assert [record.origin for record in known] == [record.origin for record in undisturbed[: len(known)]]
 
     process = start(arguments(data, troubled))
     process.join()
     assert process.exitcode == 0
     records = load_result(str(troubled / "prune.db"))[1]
-    assert [(r.site, r.round, r.kept, r.done) for r in records] == [
-        (r.site, r.round, r.kept, r.done) for r in undisturbed
-    ]
-    assert [(r.subset_map, r.full_map, r.loss) for r in records] == [
-        (r.subset_map, r.full_map, r.loss) for r in undisturbed
-    ]
+    assert [r.origin for r in records] == [r.origin for r in undisturbed]
+    assert [(r.subset_map, r.full_map) for r in records] == [(r.subset_map, r.full_map) for r in undisturbed]
     assert (troubled / "cfgs.json").read_text() == (calm / "cfgs.json").read_text()
     results = [json.loads((folder / "result.json").read_text()) for folder in (calm, troubled)]
     for key in ("cfgs", "schedule", "scorer"):

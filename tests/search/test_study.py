@@ -7,7 +7,7 @@ import sqlite3
 import time
 import uuid
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from greedyprune.errors import UserError
 from greedyprune.search.database import is_on_network
-from greedyprune.search.record import Baseline, Record
+from greedyprune.search.record import Baseline, Growth, Proposal, Record
 from greedyprune.search.study import Study, list_studies, load_result
 
 SITES = {
@@ -37,16 +37,14 @@ def record_of(number: int) -> Record:
     site = list(SITES)[number % len(SITES)]
     full, step = SITES[site]
     kept = rng.sample(range(full), rng.randint(1, 7) * step)
+    growth = Growth(site, number, tuple(sorted(kept)), rng.choice([None, rng.random() * 20]), rng.random() < 0.5)
+    proposal = Proposal(rng.choice(["budget", "move"]), number, rng.random(), rng.random() * 3, rng.random() < 0.5)
     return Record(
-        site=site,
-        round=number,
-        kept=tuple(sorted(kept)),
+        origin=rng.choice([growth, proposal]),
         widths={name: width for name, (width, _) in SITES.items()} | {site: len(kept)},
-        loss=rng.choice([None, rng.random() * 20]),
         subset_map=rng.random(),
         full_map=rng.choice([None, rng.random()]),
         target=rng.random() / 3,
-        done=rng.random() < 0.5,
         params=rng.randrange(10**8),
         flops=rng.randrange(10**12),
         image_forwards=rng.randrange(10**5),
@@ -75,7 +73,8 @@ def test_what_was_added_comes_back_exactly_and_in_order(db):
     # GREEDYPRUNE_TEST_DB may name an empty database of a server, which must do the same.
     url, name = os.environ.get("GREEDYPRUNE_TEST_DB", db), uuid.uuid4().hex
     records = [record_of(i) for i in range(40)]
-    records[7] = replace(records[7], kept=(), subset_map=-1.0, full_map=-1.0, loss=5e-324, target=0.1 + 0.2)
+    odd = Growth("encoder.0.ffn", 7, (), 5e-324, False)
+    records[7] = replace(records[7], origin=odd, subset_map=-1.0, full_map=-1.0, target=0.1 + 0.2)
     baseline = Baseline(subset_map=1 / 3, full_map=2 / 3, image_forwards=550, seconds=1e-17)
     with open_study(url, name) as study:
         assert (study.records(), study.baseline(), study.result()) == ([], None, None)
@@ -108,12 +107,8 @@ def test_optuna_sees_the_trials_that_its_own_add_trial_would_have_written(db):
     for record in records:
         maps = {0: record.subset_map} if record.full_map is None else {0: record.subset_map, 1: record.full_map}
         attributes = {
-            "site": record.site,
-            "round": record.round,
-            "loss": record.loss,
-            "kept": list(record.kept),
+            **json.loads(json.dumps(asdict(record.origin))),
             "target": record.target,
-            "done": record.done,
             "multiply_adds": record.flops,
             "parameters": record.params,
             "image_forwards": record.image_forwards,
