@@ -1,4 +1,4 @@
-"""Search the width of every site, front to back (schedule gp)."""
+"""Search the width of every site, each weighed against every other (schedule global)."""
 
 from greedyprune.cli import run
 from greedyprune.commands.prune import main

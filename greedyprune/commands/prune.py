@@ -5,134 +5,91 @@ import copy
 import hashlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from greedyprune.cfgs import parse_cfgs
-from greedyprune.cli import (
-    Parser,
-    add_data_arguments,
-    add_device_arguments,
-    add_model_arguments,
-    open_dataset,
-    open_model,
-    whole_number,
-)
+from greedyprune.cli import open_dataset, open_model
+from greedyprune.commands.prune_options import global_options, parser, schedule_options
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.evaluation.evaluate import evaluate, subset_ids, typical_size
 from greedyprune.evaluation.predict import autocast
-from greedyprune.models import MODELS, Detector
+from greedyprune.models import Detector, save_checkpoint
 from greedyprune.models.registry import model_name
-from greedyprune.pruning.kept import KeptSets
-from greedyprune.pruning.schedule import SCHEDULES, KindOptions, ScheduleOptions
+from greedyprune.pruning.schedule import ScheduleOptions
+from greedyprune.pruning.scorers import Given
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
 from greedyprune.report import progress_bar
 from greedyprune.search.cost import CostModel
-from greedyprune.search.display import SearchDisplay, duration
+from greedyprune.search.display import ProposalDisplay, SearchDisplay, duration
 from greedyprune.search.evaluator import Evaluator, Images
+from greedyprune.search.global_search import GlobalSearch, check_budget
 from greedyprune.search.loop import search
 from greedyprune.search.result import comparison_table, site_table, summarize, write_result
+from greedyprune.search.saving import Saving
+from greedyprune.search.steps import GlobalOptions, best_record
 from greedyprune.search.study import Study
 
-SCORER = "loss"
-# Settings of a kind of sites: type, default for attention and for FFN, and what it is.
-_OF_KIND: dict[str, tuple[type, Any, Any, str]] = {
-    "map_tol": (float, 0.02, 0.02, "a site is done at (1 - this) x its target AP"),
-    "skip_eval_converge": (float, None, None, "no full evaluation while the subset's AP is below (1 - this) x target"),
-    "num_evaluate": (int, 32, 96, "candidate channels scored in a round, drawn at random; 0: all"),
-}
+CALIBRATION_BATCH = 8  # images in a step of mending
 
 
-def parser(schedule: str) -> argparse.ArgumentParser:
-    """The options of both tools.
+@dataclass(frozen=True)
+class Chosen:
+    """The images of a search, by their ids.
 
-    Args:
-        schedule: the tool's own default.
+    Attributes:
+        val: the validation set.
+        train: the training set.
+        full: validation images of a full evaluation.
+        subset: those of the subset evaluation.
+        score: training images whose loss counts.
+        calibration: other training images, for the closed form; none for `gp` and `modular`.
     """
-    parser = Parser(
-        "Search the smallest width of every site that holds the AP you ask for. Every trial is in the database: "
-        "stop at any moment, and the same command goes on."
-    )
-    add_model_arguments(parser)
-    parser.add_argument(
-        "-m", "--model", choices=tuple(MODELS), help="refuse a checkpoint of another model (default: take any)"
-    )
-    add_data_arguments(parser, batch_size=25)
-    add_device_arguments(parser)
-    group = parser.add_argument_group("schedule")
-    group.add_argument("--schedule", choices=SCHEDULES, default=schedule, help="order of the sites and their targets")
-    for name, (kind, attn, ffn, text) in _OF_KIND.items():
-        default = attn if attn == ffn else f"{attn} for attention, {ffn} for FFN"
-        if default is None:
-            default = "gp: map_tol, so that the subset is given the same tolerance; modular: 0"
-        group.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} (default: {default})")
-    for name, (kind, *_) in _OF_KIND.items():
-        for part in ("attn", "ffn"):
-            group.add_argument(f"--{part}.{name}", type=kind, metavar="X", help=f"--{name} of {part} sites alone")
-    group.add_argument(
-        "--attn_step", type=whole_number(1), default=1, metavar="N", help="channels that a round adds to every head"
-    )
-    group.add_argument(
-        "--ffn_step", type=whole_number(1), default=32, metavar="N", help="channels that a round adds to an FFN"
-    )
-    group.add_argument(
-        "--site_decay",
-        type=float,
-        default=0.0112,
-        metavar="X",
-        help="gp: the target falls by this share of the dense AP a site (published: 0.5 points at 44.6)",
-    )
-    group.add_argument("--seed", type=int, default=0, help="draws the candidates, the subset and the scoring images")
-    group = parser.add_argument_group("images")
-    group.add_argument(
-        "--eval_images",
-        type=whole_number(0),
-        default=0,
-        metavar="N",
-        help="validation images of a full evaluation; 0: all",
-    )
-    group.add_argument(
-        "--subset_images", type=whole_number(1), default=100, metavar="N", help="those of the subset evaluation"
-    )
-    group.add_argument(
-        "--score_images", type=whole_number(1), default=16, metavar="N", help="training images that score candidates"
-    )
-    group = parser.add_argument_group("state and output")
-    group.add_argument(
-        "--output_dir", type=Path, default=Path("runs/prune"), metavar="DIR", help="for cfgs.json and result.json"
-    )
-    group.add_argument(
-        "--db", metavar="URL", help="database: a file or an SQLAlchemy URL (default: OUTPUT_DIR/prune.db)"
-    )
-    group.add_argument("--study", metavar="NAME", help="name of the study (default: prune-SCHEDULE)")
-    return parser
+
+    val: CocoDetection
+    train: CocoDetection
+    full: list[int]
+    subset: list[int]
+    score: list[int]
+    calibration: list[int]
+
+    @classmethod
+    def choose(cls, args: argparse.Namespace, model: Detector) -> "Chosen":
+        val, train = open_dataset(args, model, "val"), open_dataset(args, model, "train")
+        full = subset_ids(val.image_ids, args.eval_images, args.seed)
+        wanted = args.score_images or (64 if args.schedule == "global" else 16)
+        score = subset_ids([i for i in train.image_ids if train.coco.getAnnIds(i)], wanted, args.seed)
+        calibration: list[int] = []
+        if args.schedule == "global":
+            others = sorted(set(train.image_ids) - set(score))
+            if not others:
+                raise UserError(
+                    f"all {len(score)} training images measure damage, none is left to calibrate on: "
+                    "give a smaller --score_images"
+                )
+            calibration = subset_ids(others, args.calib_images, args.seed)
+        return cls(val, train, full, subset_ids(full, args.subset_images, args.seed), score, calibration)
+
+    def settings(self) -> dict[str, Any]:
+        """What a study's settings say of them."""
+        told = {
+            "eval_images": len(self.full),
+            "subset_images": len(self.subset),
+            "score_images": len(self.score),
+            "val_data": self.val.fingerprint,
+            "train_data": self.train.fingerprint,
+        }
+        return told | ({"calib_images": len(self.calibration)} if self.calibration else {})
 
 
-def schedule_options(args: argparse.Namespace, heads: int) -> ScheduleOptions:
-    """The schedule that the arguments describe; `--attn_step` counts channels of one head, a site's step those of all.
-
-    Raises:
-        UserError: a value out of range.
-    """
-    kinds = {}
-    for part, step in (("attn", args.attn_step * heads), ("ffn", args.ffn_step)):
-        values: dict[str, Any] = {}
-        for name, (_, attn, ffn, _) in _OF_KIND.items():
-            given = [getattr(args, f"{part}.{name}"), getattr(args, name), attn if part == "attn" else ffn]
-            values[name] = next((value for value in given if value is not None), None)
-        if values["skip_eval_converge"] is None:
-            values["skip_eval_converge"] = values["map_tol"] if args.schedule == "gp" else 0.0
-        kinds[part] = KindOptions(**values, step=step)
-    return ScheduleOptions(args.schedule, kinds["attn"], kinds["ffn"], args.site_decay, args.seed)
-
-
-def main(argv: Sequence[str] | None = None, schedule: str = "gp") -> int:
-    """Search as the arguments say, and print what was found.
+def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
+    """Search as the arguments say, save the slim model, and print what was found.
 
     Args:
         argv: the command line.
@@ -149,83 +106,98 @@ def main(argv: Sequence[str] | None = None, schedule: str = "gp") -> int:
         )
     if model.cfgs != model.options.dense_cfgs():
         raise UserError(f"checkpoint {args.resume} is slim already; search on the dense model")
-    options = schedule_options(args, model.options.heads)
-    val, train = open_dataset(args, model, "val"), open_dataset(args, model, "train")
-    full = subset_ids(val.image_ids, args.eval_images, args.seed)
-    subset = subset_ids(full, args.subset_images, args.seed)
-    score = subset_ids([i for i in train.image_ids if train.coco.getAnnIds(i)], args.score_images, args.seed)
+    read = global_options if args.schedule == "global" else schedule_options
+    options: GlobalOptions | ScheduleOptions = read(args, model.options.heads)
+    images = Chosen.choose(args, model)
     settings = {
         **options.to_dict(),
-        "scorer": SCORER,
-        "eval_images": len(full),
-        "subset_images": len(subset),
-        "score_images": len(score),
+        "scorer": options.scorer if isinstance(options, GlobalOptions) else "exact",
+        **images.settings(),
         "batch_size": args.batch_size,
         "amp": args.amp,
         "weights": weights_hash(model),
-        "val_data": val.fingerprint,
-        "train_data": train.fingerprint,
     }
     name = args.study or f"prune-{args.schedule}"
     command = shlex.join(["python", *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
-    cost = CostModel(model, typical_size(val, full))
-    steps = {site.name: (site.width, options.kind(site).step) for site in list_sites(model)}
+    cost = CostModel(model, typical_size(images.val, images.full))
+    steps = {
+        site.name: (site.width, args.ffn_step if site.kind == "ffn" else args.attn_step * model.options.heads)
+        for site in list_sites(model)
+    }
     db = args.db or str(args.output_dir / "prune.db")
+    slim_path = args.output_dir / "slim.safetensors"
     with Study.open(db, name, settings, sites=steps, command_hint=command) as study:
         result = study.result()
-        if result is None:
+        if result is not None:
+            print(f"study {name} is finished; this is its result", file=sys.stderr)
+        if result is None or not slim_path.exists():
             try:
-                kept = _search(args, options, model, (val, subset, full), (train, score), cost, study)
-                result = _final(args, model, val, kept, study)
+                slim = _search(args, options, model, images, cost, study)
+                result = result or _final(args, model, slim, images.val, study)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
+            save_checkpoint(slim, slim_path)
             study.set_result(result)
             print(f"{study.bookkeeping_seconds:.1f} s of this run went into the database", file=sys.stderr)
-        else:
-            print(f"study {name} is finished; this is its result", file=sys.stderr)
     write_result(result, args.output_dir)
-    widths = parse_cfgs(result["cfgs"]).widths()
+    _tell(result, cost, args, slim_path)
+    return 0
+
+
+def _tell(result: Mapping[str, Any], cost: CostModel, args: argparse.Namespace, slim_path: Path) -> None:
+    cfgs = parse_cfgs(result["cfgs"])
     console = Console()
-    console.print(site_table(cost.full, widths))
+    console.print(site_table(cost.full, cfgs.widths()))
     console.print(comparison_table(result, cost))
     print(f"{result['image_forwards']:,} image forwards in {duration(result['seconds'])}; files in {args.output_dir}")
+    print("fine-tune and evaluate the slim model with")
+    for tool in ("train", "eval"):
+        print(f"    python tools/{tool}.py --resume {shlex.quote(str(slim_path))}")
     print("--cfgs")
-    print(parse_cfgs(result["cfgs"]))
-    return 0
+    print(cfgs)
 
 
 def _search(
     args: argparse.Namespace,
-    options: ScheduleOptions,
+    options: GlobalOptions | ScheduleOptions,
     model: Detector,
-    val: tuple[CocoDetection, list[int], list[int]],
-    train: tuple[CocoDetection, list[int]],
+    chosen: Chosen,
     cost: CostModel,
     study: Study,
-) -> KeptSets:
-    dataset, subset, full = val
+) -> Detector:
+    """Search to the end, from wherever the study stands; the slim model comes back."""
     pruned = copy.deepcopy(model)
     device = next(model.parameters()).device
 
-    def images(data: CocoDetection, ids: Sequence[int], text: str) -> Images:
-        return Images(pruned, data, ids, args.batch_size, args.num_workers, progress_bar(text))
+    def images(data: CocoDetection, ids: Sequence[int], text: str, batch_size: int = args.batch_size) -> Images:
+        return Images(pruned, data, ids, batch_size, args.num_workers, progress_bar(f"backbone, {text}"))
 
-    with autocast(device, args.amp), SearchDisplay() as display:
+    with autocast(device, args.amp):
         evaluator = Evaluator(
             pruned,
-            images(dataset, subset, "backbone, validation subset"),
-            images(dataset, sorted(set(full) - set(subset)), "backbone, validation images"),
-            images(*train, "backbone, scoring images"),
-            dataset.coco,
+            images(chosen.val, chosen.subset, "validation subset"),
+            images(chosen.val, sorted(set(chosen.full) - set(chosen.subset)), "validation images"),
+            images(chosen.train, chosen.score, "scoring images"),
+            chosen.val.coco,
         )
-        return search(pruned, options, evaluator, cost, study, display)
+        if isinstance(options, ScheduleOptions):
+            with SearchDisplay() as display:
+                return transplant(model, search(pruned, options, evaluator, cost, study, display))
+        saving = Saving(cost, options.cost)
+        if options.budget is not None:
+            check_budget(saving, list_sites(model), options.step, options.budget)
+        calibration = images(chosen.train, chosen.calibration, "calibration images", CALIBRATION_BATCH)
+        given = Given(model, list_sites(model), calibration.labelled(device), options.seed)
+        with ProposalDisplay() as told:
+            run = GlobalSearch(pruned, given, options, evaluator, saving, study, told)
+            run.run()
+            return run.slim(best_record(study.records()))
 
 
 def _final(
-    args: argparse.Namespace, model: Detector, val: CocoDetection, kept: KeptSets, study: Study
+    args: argparse.Namespace, model: Detector, slim: Detector, val: CocoDetection, study: Study
 ) -> dict[str, Any]:
     """The last full evaluation, of the dense and of the slim model, from images to AP."""
-    slim = transplant(model, kept)
     measured = [
         evaluate(
             each,
@@ -241,7 +213,8 @@ def _final(
     ]
     baseline = study.baseline()
     assert baseline is not None
-    return summarize(slim.cfgs, args.schedule, SCORER, baseline, study.records(), *measured)
+    scorer = args.scorer or ("basis" if args.schedule == "global" else "exact")
+    return summarize(slim.cfgs, args.schedule, scorer, baseline, study.records(), *measured)
 
 
 def weights_hash(model: Detector) -> str:

@@ -1,18 +1,20 @@
-"""How much the loss rises when a site is cut: the damage table."""
+"""How much the loss rises when a site alone is cut: the damage table, and the widths that follow from it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
-from greedyprune.pruning.cut import SiteCut
+from greedyprune.pruning.knapsack import allocate
 from greedyprune.pruning.sites import Site
 
+SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
-def width_grid(site: Site, step: int, shares: Sequence[float]) -> list[int]:
-    """Widths to measure, ascending: shares of the full width, rounded up to the step; without the full one."""
-    widths = {min(site.width, max(step, int(np.ceil(site.width * share / step)) * step)) for share in shares}
-    return sorted(widths - {site.width})
+
+def width_grid(site: Site, step: int, shares: Sequence[float] = SHARES) -> list[int]:
+    """Widths to measure, ascending: shares of the full width, rounded up to the step, and the full one."""
+    return sorted({min(site.width, max(step, ceil(site.width * share / step) * step)) for share in (*shares, 1.0)})
 
 
 @dataclass(frozen=True)
@@ -20,18 +22,17 @@ class DamageTable:
     """Measured damage of every site's widths, and what lies between them.
 
     Attributes:
-        points: site name -> (widths ascending, damage of each). The dense width, of no damage, is the last.
+        points: site name -> (widths ascending, damage of each).
         steps: site name -> the step of its width.
     """
 
-    points: Mapping[str, tuple[tuple[int, ...], tuple[float, ...]]]
+    points: Mapping[str, tuple[Sequence[int], Sequence[float]]]
     steps: Mapping[str, int]
 
     def widths(self, name: str) -> list[int]:
         """Every width of a site between the least and the greatest that was measured."""
         measured = self.points[name][0]
-        inner = range(measured[0], measured[-1], self.steps[name])
-        return [*inner, measured[-1]]
+        return [*range(measured[0], measured[-1], self.steps[name]), measured[-1]]
 
     def damage(self, name: str) -> list[float]:
         """The damage of each of `widths`: linear between measured ones.
@@ -43,17 +44,31 @@ class DamageTable:
         monotone = np.maximum.accumulate(np.asarray(damages)[::-1])[::-1]
         return np.interp(self.widths(name), widths, monotone).tolist()
 
+    def best_widths(
+        self, cost: Callable[[str, int], float], total: Callable[[Mapping[str, int]], float], budget: float
+    ) -> tuple[dict[str, int], float]:
+        """The widths of least total damage within a budget, exactly, as far as damages and costs add up.
 
-def measure_site(
-    site: Site, cut: SiteCut, widths: Sequence[int], loss_with: Callable[[Mapping[str, object]], float], base: float
-) -> list[float]:
-    """Damage of a site's widths.
+        Where the costs of sites do not quite add up (two inner widths of a bottleneck multiply), the sum is held to
+        less until the real cost is within the budget.
 
-    Args:
-        site: the site.
-        cut: its slim tensors.
-        widths: what to measure.
-        loss_with: the model's loss with some of its tensors replaced.
-        base: its loss without.
-    """
-    return [loss_with(cut.tensors(width)) - base for width in widths]
+        Args:
+            cost: of a site at a width.
+            total: of all sites at their widths.
+            budget: the most that `total` may be; below the least possible it is the least possible.
+
+        Returns:
+            Width by site name, and their total damage.
+        """
+        names = list(self.points)
+        costs = [[cost(name, width) for width in self.widths(name)] for name in names]
+        damages = [self.damage(name) for name in names]
+        least = sum(min(row) for row in costs)
+        allowed = budget
+        while True:
+            chosen = allocate(damages, costs, max(allowed, least))
+            widths = {name: self.widths(name)[i] for name, i in zip(names, chosen, strict=True)}
+            real = total(widths)
+            if real <= budget * (1 + 1e-9) or allowed <= least:
+                return widths, sum(row[i] for row, i in zip(damages, chosen, strict=True))
+            allowed = min(allowed - (real - budget), allowed * 0.999)

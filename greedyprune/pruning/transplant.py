@@ -41,25 +41,41 @@ def _select(tensor: Tensor, part: Slice, width: int, index: Tensor, scale: float
 
 
 @contextmanager
-def slim_site(model: Detector, site: Site, kept: Sequence[int]) -> Iterator[None]:
-    """The site slim inside the model, in place; its full tensors are back afterwards.
+def replaced(model: Detector, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other tensors, also of other shapes, inside the model, in place; its own are back afterwards.
 
-    Everything that reads shapes from tensors (running, counting parameters and multiply-adds) sees the slim site.
+    Everything that reads shapes from tensors (running, counting parameters and multiply-adds) sees the new ones.
     """
-    full = {part.name: model.get_parameter(part.name) for part in site.slices}
-    shrink_site(model, site, kept)
+    own = {name: model.get_parameter(name) for name in tensors}
+    replace_tensors(model, tensors)
     try:
         yield
     finally:
-        for name, parameter in full.items():
+        for name, parameter in own.items():
             _set_parameter(model, name, parameter)
 
 
+def replace_tensors(model: Detector, tensors: Mapping[str, Tensor]) -> None:
+    """Other tensors inside the model, for good; the model's `cfgs` keep telling its first shape."""
+    for name, tensor in tensors.items():
+        trains = model.get_parameter(name).requires_grad
+        _set_parameter(model, name, nn.Parameter(tensor.detach(), requires_grad=trains))
+
+
+@contextmanager
+def slim_site(model: Detector, site: Site, kept: Sequence[int]) -> Iterator[None]:
+    """The site slim inside the model, in place; its full tensors are back afterwards."""
+    with replaced(model, _slim(model, site, kept)):
+        yield
+
+
 def shrink_site(model: Detector, site: Site, kept: Sequence[int]) -> None:
-    """Make the site slim inside the model, for good; the model's `cfgs` keep telling its first shape."""
-    state = {part.name: model.get_parameter(part.name) for part in site.slices}
-    for name, tensor in slim_tensors(site, state, kept).items():
-        _set_parameter(model, name, nn.Parameter(tensor, requires_grad=state[name].requires_grad))
+    """Make the site slim inside the model, for good."""
+    replace_tensors(model, _slim(model, site, kept))
+
+
+def _slim(model: Detector, site: Site, kept: Sequence[int]) -> dict[str, Tensor]:
+    return slim_tensors(site, {part.name: model.get_parameter(part.name) for part in site.slices}, kept)
 
 
 def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greedyprune.pruning.sites import Site
-from greedyprune.search.record import Baseline, Growth, Record, growths
+from greedyprune.search.record import Baseline, Growth, Proposal, Record, growths
 
 
 def duration(seconds: float) -> str:
@@ -118,3 +118,53 @@ class SearchDisplay:
         table.add_row("time", f"{duration(time.monotonic() - self.started)} gone, {self._left()} left")
         bar = ProgressBar(total=len(self.sites), completed=len(self.done), width=40)
         return Group(Text(), bar, table)
+
+
+class ProposalDisplay:
+    """Follows a search of the whole model on stderr.
+
+    Args:
+        console: where; None: stderr.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr)
+        self.status = self.console.status("") if self.console.is_terminal else None
+        self.started = time.monotonic()
+
+    def __enter__(self) -> "ProposalDisplay":
+        if self.status:
+            self.status.start()
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self.status:
+            self.status.stop()
+
+    def begin(self, baseline: Baseline, records: Sequence[Record], target: float) -> None:
+        """The search starts, or goes on after `records`."""
+        self.console.print(
+            f"dense: AP {baseline.full_map:.4f} on all images, {baseline.subset_map:.4f} on the subset; "
+            f"{target:.4f} is to be held",
+            highlight=False,
+        )
+        if records:
+            self.console.print(f"going on after {len(records)} trials")
+
+    def doing(self, text: str) -> None:
+        """What takes time now."""
+        if self.status:
+            self.status.update(f"{duration(time.monotonic() - self.started)}  {text}")
+
+    def proposed(self, record: Record) -> None:
+        """A proposal is in the database."""
+        proposal = record.origin
+        assert isinstance(proposal, Proposal)
+        full = "skipped" if record.full_map is None else f"{record.full_map:.4f}"
+        self.console.print(
+            f"{proposal.phase:<6} {proposal.number + 1}  keeps {proposal.share:6.1%} of what the sites cost   "
+            f"AP subset {record.subset_map:.4f} full {full:<7}  {'holds' if proposal.holds else '-':<5}   "
+            f"{duration(time.monotonic() - self.started)} gone",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -61,6 +61,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def labelled(self, device: torch.device) -> list[tuple[Prefix, list[Target]]]:
+        """Every batch before the first layer, with what a criterion reads of its targets."""
+        return list(zip(self.start, [_labels(batch, device) for batch in self.targets], strict=True))
+
     def move(self, model: Detector, place: Place) -> int:
         """Bring every batch to a place of `model`; returns the images that ran for it."""
         if not self.at or self.at[0].place == place:
@@ -92,10 +96,7 @@ class Evaluator:
         self.model, self.subset, self.rest, self.score, self.top_k = model, subset, rest, score, top_k
         self.image_forwards = 0
         device = next(model.parameters()).device
-        self.targets: list[list[Target]] = [
-            [{key: target[key].to(device) for key in ("labels", "boxes")} for target in batch]
-            for batch in score.targets
-        ]
+        self.targets = [_labels(batch, device) for batch in score.targets]
         self.criterion = Criterion(model.options.num_classes)
         self.subset_ap = CocoEvaluator(coco, subset.ids)
         self.full_ap = CocoEvaluator(coco, [*subset.ids, *rest.ids])
@@ -104,6 +105,29 @@ class Evaluator:
         """Go on to a site: what lies before it runs for the last time."""
         for images in (self.subset, self.rest, self.score):
             self.image_forwards += images.move(self.model, site_place(site))
+
+    def restart(self) -> None:
+        """Go back before the first layer: the model has changed."""
+        for images in (self.subset, self.rest, self.score):
+            images.at = images.start
+
+    @torch.inference_mode()
+    def loss(self, site: Site | None = None) -> float:
+        """Detection loss of the model on the scoring images.
+
+        Args:
+            site: nothing before it has changed since the last call; None: anything may have.
+        """
+        if site is None:
+            self.score.at = self.score.start
+        else:
+            self.image_forwards += self.score.move(self.model, site_place(site))
+        total = 0.0
+        for prefix, targets in zip(self.score.at, self.targets, strict=True):
+            outputs = finish(self.model, prefix)
+            total += self.criterion.total(self.criterion(outputs, targets)).item() * prefix.images
+        self.image_forwards += len(self.score)
+        return total / len(self.score)
 
     def losses(self, site: Site, kept: Sequence[int], candidates: Sequence[int]) -> Tensor:
         """Detection loss with each candidate added; see `candidate_losses`."""
@@ -130,3 +154,7 @@ class Evaluator:
             parts.append(Detections.from_results(results, ids, self.model.info.category_ids))
         self.image_forwards += len(images)
         return Detections.concat(parts)
+
+
+def _labels(batch: Sequence[dict[str, Any]], device: torch.device) -> list[Target]:
+    return [{key: target[key].to(device) for key in ("labels", "boxes")} for target in batch]

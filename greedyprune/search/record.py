@@ -29,16 +29,17 @@ class Proposal:
     """Widths for the whole model at once: what `global` proposes.
 
     Attributes:
-        phase: `budget` while the budget is searched, `move` when channels go from one site to another.
-        step: its number within the phase, from 0.
-        saved: share of the dense cost that it saves.
+        phase: `budget` while the budget is searched, `move` when channels go from one site to another, `mend` when the
+            slim model is mended before it is evaluated.
+        number: its number within the phase, from 0.
+        share: share of the sites' dense cost that its widths have.
         predicted: the damage that its widths should do, by the damage table.
         holds: it is what the search is for: its AP is high enough, or the best so far within the budget.
     """
 
     phase: str
-    step: int
-    saved: float
+    number: int
+    share: float
     predicted: float
     holds: bool
 

@@ -18,6 +18,7 @@ from greedyprune.search.trials import Tables, insert_trial, inserted_key, read_t
 from greedyprune.version import __version__
 
 _ABSENT = object()
+_FACT = "fact: "
 
 
 class Study:
@@ -104,6 +105,15 @@ class Study:
     def set_baseline(self, baseline: Baseline) -> None:
         """Store the dense model's measurement."""
         self._set({"baseline": asdict(baseline)})
+
+    def facts(self) -> dict[str, Any]:
+        """What `set_fact` stored, by its key: measurements that proposals follow from."""
+        found = self._attributes()
+        return {key.removeprefix(_FACT): value for key, value in found.items() if key.startswith(_FACT)}
+
+    def set_fact(self, key: str, value: Any) -> None:
+        """Store a measurement, as JSON values."""
+        self._set({_FACT + key: value})
 
     def result(self) -> dict[str, Any] | None:
         """What `set_result` stored, or None while the search goes on."""

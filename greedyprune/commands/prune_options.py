@@ -1,0 +1,197 @@
+"""The command line of a search, and the schedule that it describes."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from greedyprune.cli import Parser, add_data_arguments, add_device_arguments, add_model_arguments, whole_number
+from greedyprune.errors import UserError
+from greedyprune.models import MODELS
+from greedyprune.pruning.schedule import SCHEDULES, KindOptions, ScheduleOptions
+from greedyprune.pruning.scorers import SCORERS
+from greedyprune.search.steps import COSTS, GlobalOptions
+
+_NAMES = {"flops": "multiply-adds", "params": "parameters", "latency": "measured latency"}
+# Settings of a kind of sites: type, default for attention and for FFN, and what it is.
+_OF_KIND: dict[str, tuple[type, Any, Any, str]] = {
+    "map_tol": (float, 0.02, 0.02, "share of the AP that may be lost; gp, modular: of a site's target AP"),
+    "skip_eval_converge": (float, None, None, "no full evaluation while the subset's AP is below (1 - this) x target"),
+    "num_evaluate": (int, 32, 96, "gp, modular: candidate channels scored in a round, drawn at random; 0: all"),
+}
+
+
+def parser(schedule: str) -> argparse.ArgumentParser:
+    """The options of both tools.
+
+    Args:
+        schedule: the tool's own default.
+    """
+    parser = Parser(
+        "Search the smallest width of every site that holds the AP you ask for. Every trial is in the database: "
+        "stop at any moment, and the same command goes on."
+    )
+    add_model_arguments(parser)
+    parser.add_argument(
+        "-m", "--model", choices=tuple(MODELS), help="refuse a checkpoint of another model (default: take any)"
+    )
+    add_data_arguments(parser, batch_size=25)
+    add_device_arguments(parser)
+    group = parser.add_argument_group("schedule")
+    group.add_argument(
+        "--schedule",
+        choices=("global", *SCHEDULES),
+        default=schedule,
+        help="global: every site weighed against every other; gp, modular: one site after another, as published",
+    )
+    for name, (kind, attn, ffn, text) in _OF_KIND.items():
+        default = attn if attn == ffn else f"{attn} for attention, {ffn} for FFN"
+        if default is None:
+            default = "map_tol, so that the subset is given the same tolerance; modular: 0"
+        group.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} (default: {default})")
+    for name, (kind, *_) in _OF_KIND.items():
+        for part in ("attn", "ffn"):
+            group.add_argument(f"--{part}.{name}", type=kind, metavar="X", help=f"--{name} of {part} sites alone")
+    group.add_argument(
+        "--attn_step",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="channels of every head that a width changes by",
+    )
+    group.add_argument(
+        "--ffn_step", type=whole_number(1), default=32, metavar="N", help="channels of an FFN that its width changes by"
+    )
+    group.add_argument(
+        "--site_decay",
+        type=float,
+        default=0.0112,
+        metavar="X",
+        help="gp: the target falls by this share of the dense AP a site (published: 0.5 points at 44.6)",
+    )
+    group.add_argument("--seed", type=int, default=0, help="draws the candidates, the subset and the scoring images")
+    group = parser.add_argument_group("global")
+    for cost in COSTS:
+        group.add_argument(
+            f"--target_{cost}",
+            type=float,
+            metavar="SHARE",
+            help=f"the best AP with this share of the dense model's {_NAMES[cost]}, instead of the least for --map_tol",
+        )
+    group.add_argument(
+        "--cost", choices=COSTS, help="what to save while --map_tol holds (default: flops, or that of --target_...)"
+    )
+    group.add_argument(
+        "--scorer",
+        choices=SCORERS,
+        help="what a site keeps: the closed form (basis), or channels by a score (default: basis; gp, modular: exact)",
+    )
+    group.add_argument(
+        "--refit",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="solve what reads the kept channels again (default: yes)",
+    )
+    group.add_argument(
+        "--rounds", type=whole_number(0), default=6, metavar="N", help="moves of channels between sites, at most"
+    )
+    group.add_argument(
+        "--distill_steps",
+        type=whole_number(0),
+        default=200,
+        metavar="N",
+        help="steps that mend a slim model on the calibration images, without labels; 0: the closed form alone",
+    )
+    group.add_argument(
+        "--mends", type=whole_number(0), default=3, metavar="N", help="narrower models that are mended and evaluated"
+    )
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--eval_images",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="validation images of a full evaluation; 0: all",
+    )
+    group.add_argument(
+        "--subset_images", type=whole_number(1), default=100, metavar="N", help="those of the subset evaluation"
+    )
+    group.add_argument(
+        "--score_images",
+        type=whole_number(1),
+        metavar="N",
+        help="training images whose loss tells candidates or damage apart (default: 64; gp, modular: 16)",
+    )
+    group.add_argument(
+        "--calib_images",
+        type=whole_number(1),
+        default=400,
+        metavar="N",
+        help="global: other training images, of the closed form's statistics and of mending",
+    )
+    group = parser.add_argument_group("state and output")
+    group.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("runs/prune"),
+        metavar="DIR",
+        help="for the slim checkpoint, cfgs.json and result.json",
+    )
+    group.add_argument(
+        "--db", metavar="URL", help="database: a file or an SQLAlchemy URL (default: OUTPUT_DIR/prune.db)"
+    )
+    group.add_argument("--study", metavar="NAME", help="name of the study (default: prune-SCHEDULE)")
+    return parser
+
+
+def global_options(args: argparse.Namespace, heads: int) -> GlobalOptions:
+    """The global schedule that the arguments describe.
+
+    Raises:
+        UserError: a value out of range, two budgets, or an option of another schedule.
+    """
+    budgets = {cost: getattr(args, f"target_{cost}") for cost in COSTS}
+    given = [cost for cost, budget in budgets.items() if budget is not None]
+    if len(given) > 1:
+        raise UserError(f"--target_{given[0]} and --target_{given[1]} are two budgets; give one of them")
+    if given and args.cost not in (None, given[0]):
+        raise UserError(f"--target_{given[0]} and --cost {args.cost} name two costs; leave out --cost")
+    for name in _OF_KIND:
+        for part in ("attn", "ffn"):
+            if getattr(args, f"{part}.{name}") is not None:
+                raise UserError(f"--{part}.{name} is for --schedule gp and modular; global has one --{name} for all")
+    cost = given[0] if given else args.cost or "flops"
+    map_tol = 0.02 if args.map_tol is None else args.map_tol
+    return GlobalOptions(
+        map_tol=map_tol,
+        budget=budgets[cost],
+        cost=cost,
+        skip_eval_converge=map_tol if args.skip_eval_converge is None else args.skip_eval_converge,
+        rounds=args.rounds,
+        attn_step=args.attn_step * heads,
+        ffn_step=args.ffn_step,
+        scorer=args.scorer or "basis",
+        refit=args.refit,
+        distill_steps=args.distill_steps,
+        mends=args.mends,
+        seed=args.seed,
+    )
+
+
+def schedule_options(args: argparse.Namespace, heads: int) -> ScheduleOptions:
+    """The schedule that the arguments describe; `--attn_step` counts channels of one head, a site's step those of all.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    if args.scorer not in (None, "exact"):
+        raise UserError(f"--schedule {args.schedule} grows sites by the exact score; --scorer is for --schedule global")
+    kinds = {}
+    for part, step in (("attn", args.attn_step * heads), ("ffn", args.ffn_step)):
+        values: dict[str, Any] = {}
+        for name, (_, attn, ffn, _) in _OF_KIND.items():
+            given = [getattr(args, f"{part}.{name}"), getattr(args, name), attn if part == "attn" else ffn]
+            values[name] = next((value for value in given if value is not None), None)
+        if values["skip_eval_converge"] is None:
+            values["skip_eval_converge"] = values["map_tol"] if args.schedule == "gp" else 0.0
+        kinds[part] = KindOptions(**values, step=step)
+    return ScheduleOptions(args.schedule, kinds["attn"], kinds["ffn"], args.site_decay, args.seed)

@@ -1,0 +1,226 @@
+"""The `global` schedule: every site weighed against every other, for a tolerance or a budget of the whole model."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from greedyprune.errors import UserError
+from greedyprune.models.detector import Detector
+from greedyprune.pruning.cut import SiteCut, cut_model
+from greedyprune.pruning.damage import DamageTable, width_grid
+from greedyprune.pruning.distill import distill
+from greedyprune.pruning.scorers import Given, make_cuts
+from greedyprune.pruning.sites import Site
+from greedyprune.pruning.transplant import replaced
+from greedyprune.search.evaluator import Evaluator
+from greedyprune.search.loop import Store, measure_baseline
+from greedyprune.search.record import Baseline, Proposal, Record
+from greedyprune.search.saving import Saving
+from greedyprune.search.steps import GlobalOptions, Step, best_record, next_step, share_of
+
+TRUST = 2  # steps by which one move may change a site's width
+
+
+class FactStore(Store, Protocol):
+    """Where a search keeps what it knows; `Study` is one."""
+
+    def facts(self) -> dict[str, Any]: ...
+
+    def set_fact(self, key: str, value: Any) -> None: ...
+
+
+class GlobalDisplay(Protocol):
+    """What is told while a search runs."""
+
+    def begin(self, baseline: Baseline, records: Sequence[Record], target: float) -> None: ...
+
+    def doing(self, text: str) -> None: ...
+
+    def proposed(self, record: Record) -> None: ...
+
+
+class GlobalSearch:
+    """One run of the search, from wherever its records say it stands.
+
+    Args:
+        model: a copy of the dense detector, whose tensors change while it is searched; `evaluator` works on it.
+        given: the dense detector and calibration images.
+        options: the schedule.
+        evaluator: losses and AP.
+        saving: what sites cost.
+        store: what is known, and where every proposal goes.
+        display: what is told.
+    """
+
+    def __init__(
+        self,
+        model: Detector,
+        given: Given,
+        options: GlobalOptions,
+        evaluator: Evaluator,
+        saving: Saving,
+        store: FactStore,
+        display: GlobalDisplay,
+    ) -> None:
+        self.model, self.given, self.options = model, given, options
+        self.evaluator, self.saving, self.store, self.display = evaluator, saving, store, display
+        self.sites = list(given.sites)
+        self._mended: tuple[Mapping[str, int], dict[str, Tensor]] | None = None
+
+    @cached_property
+    def cuts(self) -> dict[str, SiteCut]:
+        """How every site is cut."""
+        self.display.doing(f"statistics of {sum(p.images for p, _ in self.given.batches)} calibration images")
+        return make_cuts(self.options.scorer, self.given, self.options.refit)
+
+    def run(self) -> dict[str, int]:
+        """Evaluate and record proposals until the search is at its end; returns the width of every site."""
+        baseline = self.store.baseline()
+        if baseline is None:
+            self.display.doing("AP of the dense model")
+            baseline = measure_baseline(self.evaluator)
+            self.store.set_baseline(baseline)
+        records = self.store.records()
+        budget = None if self.options.budget is None else self.saving.sites_share(self.options.budget)
+        self.display.begin(baseline, records, self._target(baseline))
+        while (step := next_step(self.options, budget, records)) is not None:
+            record = self.propose(step, records, baseline)
+            self.store.add(record)
+            records.append(record)
+            self.display.proposed(record)
+        best = best_record(records)
+        return {site.name: site.width for site in self.sites} if best is None else best.widths
+
+    def slim(self, record: Record | None) -> Detector:
+        """The model of a trial; None: the dense one's twin."""
+        widths = {} if record is None else record.widths
+        slim = cut_model(self.given.model, self.cuts, widths)
+        if record is not None and isinstance(record.origin, Proposal) and record.origin.phase == "mend":
+            slim.load_state_dict({**slim.state_dict(), **self.mended(widths)})
+        return slim
+
+    def propose(self, step: Step, records: Sequence[Record], baseline: Baseline) -> Record:
+        """Widths for a step, evaluated."""
+        started, before = time.perf_counter(), self.evaluator.image_forwards
+        best = best_record(records)
+        centre = best if step.phase == "move" else None
+        table = self.damage_table(centre, records)
+        widths, predicted = table.best_widths(self.saving.of_site, self.saving.of_sites, step.share * self.saving.sites)
+        target = self._target(baseline)
+        self.display.doing(f"{step.phase}: AP with {step.share:.1%} of what the sites cost")
+        tensors = self.mended(widths) if step.phase == "mend" else self.tensors(widths)
+        subset_map, full_map = self._evaluate(tensors, target, baseline)
+        share = self.saving.of_sites(widths) / self.saving.sites
+        if full_map is None:
+            holds = False
+        elif self.options.budget is not None:
+            holds = best is None or best.full_map is None or full_map > best.full_map
+        else:
+            holds = full_map >= target and (centre is None or share < share_of(centre))
+        params, flops = self.saving.cost(widths)
+        return Record(
+            origin=Proposal(step.phase, step.number, share, predicted, holds),
+            widths=widths,
+            subset_map=subset_map,
+            full_map=full_map,
+            target=target,
+            params=params,
+            flops=flops,
+            image_forwards=self.evaluator.image_forwards - before,
+            seconds=time.perf_counter() - started,
+        )
+
+    def damage_table(self, centre: Record | None, records: Sequence[Record]) -> DamageTable:
+        """The damage table around a model; each site's row is in the study from when it was measured.
+
+        Args:
+            centre: the trial whose sites are changed, one at a time, by up to `TRUST` steps; None: the dense model,
+                whose sites are cut to shares of their width.
+            records: the trials in order, to name the centre by its number.
+        """
+        name = "dense" if centre is None else f"trial {records.index(centre)}"
+        known = self.store.facts()
+        points, base = {}, None
+        with self.installed({} if centre is None else self.tensors(centre.widths)):
+            for site in self.sites:
+                widths = self._widths_around(site, centre)
+                key = f"damage from {name}, {site.name}"
+                if key not in known:
+                    self.display.doing(f"damage of {site.name} ({self.sites.index(site) + 1} of {len(self.sites)})")
+                    base = self.evaluator.loss() if base is None else base
+                    now = site.width if centre is None else centre.widths[site.name]
+                    known[key] = [0.0 if w == now else self._loss(site, w) - base for w in widths]
+                    self.store.set_fact(key, known[key])
+                points[site.name] = widths, known[key]
+        return DamageTable(points, {site.name: self.options.step(site.kind) for site in self.sites})
+
+    def tensors(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
+        """The tensors of a slim model that are not those of the dense one."""
+        tensors: dict[str, Tensor] = {}
+        for site in self.sites:
+            if widths[site.name] < site.width:
+                tensors |= self.cuts[site.name].tensors(widths[site.name])
+        return tensors
+
+    def mended(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
+        """The same after mending: a pure function of the widths, the calibration images and the seed."""
+        if self._mended is None or self._mended[0] != widths:
+            self.display.doing(f"mending, {self.options.distill_steps} steps")
+            slim = cut_model(self.given.model, self.cuts, widths)
+            batches = [prefix for prefix, _ in self.given.batches]
+            distill(self.given.model, slim, batches, self.options.distill_steps, self.options.seed)
+            changed = {
+                name: tensor.detach()
+                for name, tensor in slim.named_parameters()
+                if name.startswith(("transformer.encoder.layers.", "transformer.decoder.layers."))
+            }
+            self._mended = dict(widths), changed
+        return self._mended[1]
+
+    @contextmanager
+    def installed(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Other tensors inside the model."""
+        with replaced(self.model, tensors):
+            self.evaluator.restart()
+            yield
+        self.evaluator.restart()
+
+    def _widths_around(self, site: Site, centre: Record | None) -> list[int]:
+        step = self.options.step(site.kind)
+        if centre is None:
+            return width_grid(site, step)
+        near = (centre.widths[site.name] + step * offset for offset in range(-TRUST, TRUST + 1))
+        return sorted({min(site.width, width) for width in near if width >= step})
+
+    def _loss(self, site: Site, width: int) -> float:
+        with replaced(self.model, self.cuts[site.name].tensors(width)):
+            return self.evaluator.loss(site)
+
+    def _target(self, baseline: Baseline) -> float:
+        return (1 - self.options.map_tol) * baseline.full_map
+
+    def _evaluate(self, tensors: Mapping[str, Tensor], target: float, baseline: Baseline) -> tuple[float, float | None]:
+        # The subset's own dense AP is not that of all images: what it is held to is scaled by their ratio.
+        ratio = baseline.subset_map / baseline.full_map if baseline.full_map > 0 else 1.0
+        least = (1 - self.options.skip_eval_converge) * target * ratio if self.options.budget is None else 0.0
+        with self.installed(tensors):
+            subset_map, found = self.evaluator.subset_map()
+            return subset_map, None if subset_map < least else self.evaluator.full_map(found)
+
+
+def check_budget(saving: Saving, sites: Sequence[Site], step: Callable[[str], int], budget: float) -> None:
+    """Refuse a budget below what the sites cost at their least widths.
+
+    Raises:
+        UserError: with the least that is possible.
+    """
+    least = saving.share_with({site.name: width_grid(site, step(site.kind))[0] for site in sites})
+    if budget < least:
+        raise UserError(
+            f"--target_{saving.kind} {budget:g} cannot be reached: with every site at its least width the model still "
+            f"costs {least:.3f} of the dense one; give a larger share"
+        )

@@ -1,0 +1,43 @@
+"""What is being saved: multiply-adds, parameters or measured time, by site and width."""
+
+from collections.abc import Mapping
+
+from greedyprune.search.cost import CostModel
+
+
+class Saving:
+    """The cost of sites, in the unit that the user wants to save.
+
+    Args:
+        cost: parameters and multiply-adds.
+        kind: `flops`, `params` or `latency`.
+        seconds: for `latency`, of the dense model, and of every site at the widths where it was measured, ascending.
+
+    Attributes:
+        sites: cost of all sites at their full widths.
+    """
+
+    def __init__(self, cost: CostModel, kind: str) -> None:
+        self.cost, self.kind = cost, kind
+        self.dense = self._whole(cost.full)
+        self.sites = self.of_sites(cost.full)
+
+    def of_site(self, name: str, width: int) -> float:
+        """A site at a width, everything else being dense."""
+        return self.cost.slopes[name][1 if self.kind == "flops" else 0] * width
+
+    def of_sites(self, widths: Mapping[str, int]) -> float:
+        """All sites at their widths."""
+        return sum(self.of_site(name, width) for name, width in widths.items())
+
+    def share_with(self, widths: Mapping[str, int]) -> float:
+        """Cost of the whole model with these widths, as a share of the dense one's."""
+        return 1 - (self.sites - self.of_sites(widths)) / self.dense
+
+    def sites_share(self, budget: float) -> float:
+        """A budget of the whole model, a share of the dense cost, as a share of the sites' cost."""
+        return 1 - (1 - budget) * self.dense / self.sites
+
+    def _whole(self, widths: Mapping[str, int]) -> float:
+        params, flops = self.cost(widths)
+        return float(flops if self.kind == "flops" else params)

@@ -1,0 +1,152 @@
+"""What the `global` schedule does next: pure functions of its options and of the trials so far."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from greedyprune.errors import UserError
+from greedyprune.search.record import Proposal, Record
+
+COSTS = ("flops", "params", "latency")
+HALVINGS = 6  # of the interval of budgets: the least that holds is found to within 1/64 of what the sites cost
+PACES = (0.04, 0.02, 0.01)  # shares of the sites' cost that a move tries to save, one after another
+DEEPEST = 0.5  # the least share of the best unmended budget that mending is tried at
+
+
+@dataclass(frozen=True)
+class GlobalOptions:
+    """Everything about the global schedule that decides the result of a search.
+
+    Attributes:
+        map_tol: share of the dense AP that the slim model may lose.
+        budget: share of the dense model's cost that the slim one may have; None: the least that holds `map_tol`.
+        cost: what is saved: one of `COSTS`.
+        skip_eval_converge: the full evaluation is skipped while the subset's AP is below (1 - this) * target.
+        rounds: moves that are tried at most, after the budget is found.
+        attn_step: channels by which the width of an attention site changes, over all heads.
+        ffn_step: channels by which that of an FFN changes.
+        scorer: how a site is cut.
+        refit: what reads the kept channels is solved again.
+        distill_steps: steps of mending; 0: none.
+        mends: mended proposals, from the best unmended one to fewer channels; with a budget there is one.
+        seed: of everything that is drawn.
+    """
+
+    map_tol: float
+    budget: float | None
+    cost: str
+    skip_eval_converge: float
+    rounds: int
+    attn_step: int
+    ffn_step: int
+    scorer: str
+    refit: bool
+    distill_steps: int
+    mends: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("map_tol", "skip_eval_converge"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name} is {getattr(self, name)}, it must be at least 0 and below 1")
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise UserError(f"--target_{self.cost} is {self.budget}, it must be above 0 and at most 1 (dense)")
+
+    def step(self, kind: str) -> int:
+        """The step of a site's width, by its kind."""
+        return self.ffn_step if kind == "ffn" else self.attn_step
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a study's settings."""
+        return {"schedule": "global", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to evaluate next.
+
+    Attributes:
+        phase: `budget`, `move` or `mend`; see `Proposal`.
+        number: its number within the phase, from 0.
+        share: share of the sites' dense cost that its widths may have.
+    """
+
+    phase: str
+    number: int
+    share: float
+
+
+def proposals(records: Sequence[Record], phase: str = "") -> list[Proposal]:
+    """How each trial of the global schedule, or of one of its phases, came about."""
+    found = [record.origin for record in records if isinstance(record.origin, Proposal)]
+    return [proposal for proposal in found if phase in ("", proposal.phase)]
+
+
+def best_record(records: Sequence[Record], mended: bool = True) -> Record | None:
+    """The trial that the search would end with now: the last of those that hold.
+
+    Args:
+        records: the trials in order.
+        mended: mended ones count, too.
+    """
+    held = [r for r in records if isinstance(r.origin, Proposal) and r.origin.holds]
+    held = [r for r in held if mended or r.origin.phase != "mend"]  # type: ignore[union-attr]
+    return held[-1] if held else None
+
+
+def next_step(options: GlobalOptions, budget_share: float | None, records: Sequence[Record]) -> Step | None:
+    """What follows from the records; None: the search is at its end.
+
+    First the budget: the interval between the least share of the cost that held and the greatest that did not is
+    halved. Then moves: from the best proposal they try to save `PACES` of the cost, a smaller pace after each that did
+    not hold, until the smallest one has failed or the rounds are spent; within a given budget they save nothing, and
+    the first that is no better is the last. Then mending: the share is halved again, now below the best.
+
+    Args:
+        options: the schedule.
+        budget_share: the given budget as a share of the sites' cost; None: there is none.
+        records: the trials in order.
+    """
+    tried = proposals(records, "budget")
+    if budget_share is not None and not tried:
+        return Step("budget", 0, budget_share)
+    if budget_share is None and len(tried) < HALVINGS:
+        return Step("budget", len(tried), _halve(tried, 0.0, 1.0))
+    unmended = best_record(records, mended=False)
+    mends = proposals(records, "mend")
+    if not mends:
+        move = _next_move(options, budget_share, unmended, proposals(records, "move"))
+        if move is not None:
+            return move
+    if not options.distill_steps or len(mends) >= (options.mends if budget_share is None else 1):
+        return None
+    if budget_share is not None:
+        return Step("mend", 0, budget_share)
+    high = 1.0 if unmended is None else share_of(unmended)
+    return Step("mend", len(mends), _halve(mends, DEEPEST * high, high))
+
+
+def share_of(record: Record) -> float:
+    """Share of the sites' dense cost that a trial's widths have."""
+    assert isinstance(record.origin, Proposal)
+    return record.origin.share
+
+
+def _halve(tried: Sequence[Proposal], low: float, high: float) -> float:
+    for proposal in tried:
+        asked = (low + high) / 2
+        low, high = (low, asked) if proposal.holds else (asked, high)
+    return (low + high) / 2
+
+
+def _next_move(
+    options: GlobalOptions, budget_share: float | None, best: Record | None, moves: Sequence[Proposal]
+) -> Step | None:
+    if best is None or len(moves) >= options.rounds:
+        return None
+    failed = 0
+    for move in moves:
+        failed = 0 if move.holds else failed + 1
+    if budget_share is not None:
+        return None if failed else Step("move", len(moves), budget_share)
+    return Step("move", len(moves), share_of(best) - PACES[failed]) if failed < len(PACES) else None
