@@ -44,7 +44,7 @@ SCORER = "loss"
 _OF_KIND: dict[str, tuple[type, Any, Any, str]] = {
     "map_tol": (float, 0.02, 0.02, "a site is done at (1 - this) x its target AP"),
     "skip_eval_converge": (float, None, None, "no full evaluation while the subset's AP is below (1 - this) x target"),
-    "num_evaluate": (int, 32, 96, "candidate channels scored in a round, drawn at random; 0: all"),
+    "num_evaluate": (int, 32, 96, "candidates scored in a round, channels or whole heads, drawn at random; 0: all"),
 }
 
 
@@ -75,7 +75,16 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         for part in ("attn", "ffn"):
             group.add_argument(f"--{part}.{name}", type=kind, metavar="X", help=f"--{name} of {part} sites alone")
     group.add_argument(
-        "--attn_step", type=whole_number(1), default=1, metavar="N", help="channels that a round adds to every head"
+        "--whole_heads",
+        action="store_true",
+        help="attention leaves head by head, and a head that stays keeps all its channels",
+    )
+    group.add_argument(
+        "--attn_step",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="channels that a round adds to every head; with --whole_heads: heads that it adds",
     )
     group.add_argument(
         "--ffn_step", type=whole_number(1), default=32, metavar="N", help="channels that a round adds to an FFN"
@@ -113,14 +122,19 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     return parser
 
 
-def schedule_options(args: argparse.Namespace, heads: int) -> ScheduleOptions:
-    """The schedule that the arguments describe; `--attn_step` counts channels of one head, a site's step those of all.
+def schedule_options(args: argparse.Namespace, grain: int) -> ScheduleOptions:
+    """The schedule that the arguments describe.
+
+    Args:
+        args: parsed arguments.
+        grain: channels of an attention site's step for each of `--attn_step`, which counts channels of one head, or
+            whole heads.
 
     Raises:
         UserError: a value out of range.
     """
     kinds = {}
-    for part, step in (("attn", args.attn_step * heads), ("ffn", args.ffn_step)):
+    for part, step in (("attn", args.attn_step * grain), ("ffn", args.ffn_step)):
         values: dict[str, Any] = {}
         for name, (_, attn, ffn, _) in _OF_KIND.items():
             given = [getattr(args, f"{part}.{name}"), getattr(args, name), attn if part == "attn" else ffn]
@@ -149,7 +163,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "gp") -> int:
         )
     if model.cfgs != model.options.dense_cfgs():
         raise UserError(f"checkpoint {args.resume} is slim already; search on the dense model")
-    options = schedule_options(args, model.options.heads)
+    options = schedule_options(args, model.options.grain)
     val, train = open_dataset(args, model, "val"), open_dataset(args, model, "train")
     full = subset_ids(val.image_ids, args.eval_images, args.seed)
     subset = subset_ids(full, args.subset_images, args.seed)
@@ -157,6 +171,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "gp") -> int:
     settings = {
         **options.to_dict(),
         "scorer": SCORER,
+        "whole_heads": model.options.whole_heads,
         "eval_images": len(full),
         "subset_images": len(subset),
         "score_images": len(score),
