@@ -18,7 +18,8 @@ from greedyprune.models import ModelInfo, save_checkpoint
 from greedyprune.search.record import Record
 from greedyprune.search.study import Study, load_result
 
-SHAPE = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 32, "num_queries": 8}
+SHAPE = {"hidden_dim": 64, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 32, "num_queries": 8}
+HEAD_DIM = 16  # of the demo, too
 QUICK = ["--map_tol", "0.2", "--subset_images", "3", "--eval_images", "6", "--score_images", "2", "--num_evaluate", "2"]
 QUICK += ["--attn_step", "2", "--ffn_step", "256"]
 
@@ -48,20 +49,20 @@ def test_search_stop_go_on_transplant_evaluate_and_fine_tune(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    here, resume, head_dim = ["--coco_path", str(data), "--device", "cpu"], [], 16
+    here, resume = ["--coco_path", str(data), "--device", "cpu"], []
     if name != "demo":
         torch.manual_seed(0)
         val = CocoDetection(data, "val", None, None)
         info = ModelInfo(tuple(val.class_names), tuple(val.category_ids), 64, 64)
         save_checkpoint(build_model(name, num_classes=8, backbone="small", info=info, **SHAPE), "dense.safetensors")
-        resume, head_dim = ["--resume", "dense.safetensors"], 8
+        resume = ["--resume", "dense.safetensors"]
     words = [*here, *resume, *QUICK, "--whole_heads"]
     assert prune(words) == 0
     line = capsys.readouterr().out.strip().splitlines()[-1]
     result = json.loads(Path("runs/prune/result.json").read_text())
     attention = [width for site, width in parse_cfgs(line).widths().items() if not site.endswith("ffn")]
-    assert all(width % head_dim == 0 for width in attention)
-    assert min(attention) <= 2 * head_dim
+    assert all(width % HEAD_DIM == 0 for width in attention)
+    assert min(attention) <= 2 * HEAD_DIM
     assert result["slim"]["params"] < result["dense"]["params"]
     records = load_result("runs/prune/prune.db")[1]
 
@@ -95,12 +96,12 @@ def test_widths_alone_are_taken_by_whole_heads_when_asked(tmp_path: Path) -> Non
     model = build_model("deformable_detr", num_classes=3, backbone="small", **SHAPE)
     save_checkpoint(model, tmp_path / "dense.safetensors")
     words = ["--resume", str(tmp_path / "dense.safetensors"), "--output", str(tmp_path / "slim.safetensors")]
-    cfgs = [[[8, 20]], [[16, 24, 32], [32, 8, 1]]]
+    cfgs = [[[16, 20]], [[32, 48, 32], [64, 16, 1]]]
     assert transplant_tool([*words, "--whole_heads", "--cfgs", json.dumps(cfgs)]) == 0
     slim = load_model(tmp_path / "slim.safetensors")
     assert slim.options.whole_heads
     assert slim.cfgs.to_list() == cfgs
-    with pytest.raises(UserError, match="cross width 20 is not a multiple of the 8 channels of a head"):
-        transplant_tool([*words, "--whole_heads", "--cfgs", json.dumps(cfgs).replace("24", "20")])
+    with pytest.raises(UserError, match="cross width 40 is not a multiple of the 16 channels of a head"):
+        transplant_tool([*words, "--whole_heads", "--cfgs", json.dumps(cfgs).replace("48", "40")])
     with pytest.raises(UserError, match="--whole_heads is for --cfgs"):
         transplant_tool([*words, "--whole_heads"])

@@ -60,7 +60,7 @@ def test_a_plain_state_dict_of_whole_heads_loads_when_the_caller_says_so(name, t
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_slim_checkpoint_of_ours_is_not_taken_for_one_of_the_other_kind(stored, tmp_path):
     save_checkpoint(detector("dn_detr", whole_heads=stored), tmp_path / "slim.safetensors")
-    words = f"it is slim, and pruned {'' if stored else 'not '}by whole heads"
+    words = f"it is slim, and was {'' if stored else 'not '}pruned by whole heads"
     refused(tmp_path / "slim.safetensors", words, whole_heads=not stored)
 
 
