@@ -68,10 +68,10 @@ def test_search_stop_go_on_transplant_evaluate_and_fine_tune(
 
     again = [*words, "--db", "again.db", "--output_dir", "again"]
     with monkeypatch.context() as patch:
-        stop_after(patch, trials=2)
+        stop_after(patch, trials=6)
         with pytest.raises(KeyboardInterrupt):
             prune(again)
-    assert len(load_result("again.db")[1]) == 2
+    assert len(load_result("again.db")[1]) == 6
     with pytest.raises(UserError, match="whole_heads was true, now false"):
         prune([word for word in again if word != "--whole_heads"])
     assert prune(again) == 0

@@ -189,7 +189,7 @@ def _build_described(about: Mapping[str, Any], overrides: Mapping[str, Any], pat
         heads = bool(about["options"].get("whole_heads"))
         # The tensors of a slim attention may fit either way; what it computes is another thing.
         if model.options.whole_heads != heads and model.cfgs != model.options.dense_cfgs():
-            raise UserError(f"it is slim, and was {'' if heads else 'not '}pruned by whole heads; leave out whole_heads")
+            raise UserError(f"it is slim, and was {'' if heads else 'not '}pruned by whole heads: that cannot change")
         return model
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from None
