@@ -54,7 +54,8 @@ def test_search_stop_go_on_transplant_evaluate_and_fine_tune(
         torch.manual_seed(0)
         val = CocoDetection(data, "val", None, None)
         info = ModelInfo(tuple(val.class_names), tuple(val.category_ids), 64, 64)
-        save_checkpoint(build_model(name, num_classes=8, backbone="small", info=info, **SHAPE), "dense.safetensors")
+        model = build_model(name, num_classes=8, backbone="small", info=info, num_feature_levels=2, **SHAPE)
+        save_checkpoint(model, "dense.safetensors")
         resume = ["--resume", "dense.safetensors"]
     words = [*here, *resume, *QUICK, "--whole_heads"]
     assert prune(words) == 0
