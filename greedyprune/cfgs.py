@@ -105,13 +105,14 @@ def _layer(value: Any, part: str, index: int, kinds: tuple[str, ...]) -> Any:
     return tuple(value)
 
 
-def check_cfgs(cfgs: Cfgs, dense: Cfgs, heads: int) -> Cfgs:
+def check_cfgs(cfgs: Cfgs, dense: Cfgs, heads: int, unit: int = 1) -> Cfgs:
     """Check that a width list fits a dense model, and return it.
 
     Args:
         cfgs: the widths.
         dense: the model's full widths.
-        heads: attention widths must be multiples of it.
+        heads: attention widths must be multiples of it,
+        unit: or, where heads leave whole, of the channels of one: this, if it is not 1.
 
     Raises:
         UserError: names the layer and the two numbers that do not agree.
@@ -124,7 +125,9 @@ def check_cfgs(cfgs: Cfgs, dense: Cfgs, heads: int) -> Cfgs:
     for site, width in cfgs.widths().items():
         part, index, kind = site.split(".")
         place = f"--cfgs: {part} layer {index}: {kind} width {width}"
-        if kind != "ffn" and width % heads:
+        if kind != "ffn" and unit > 1 and width % unit:
+            raise UserError(f"{place} is not a multiple of the {unit} channels of a head, and heads leave whole here")
+        if kind != "ffn" and unit == 1 and width % heads:
             raise UserError(f"{place} is not a multiple of the {heads} heads")
         if width > full[site]:
             raise UserError(f"{place} is wider than the dense model's {full[site]}")

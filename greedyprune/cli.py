@@ -183,18 +183,18 @@ def open_device(args: argparse.Namespace) -> torch.device:
     return torch.device("cuda", int(index or 0)) if kind == "cuda" else torch.device("cpu")
 
 
-def open_model(args: argparse.Namespace, **overrides: Any) -> Detector:
+def open_model(args: argparse.Namespace) -> Detector:
     """The detector of `--resume`, in eval mode on the device of `--device`.
 
     Args:
-        args: parsed arguments of the model and device groups.
-        overrides: options that are to differ from the checkpoint's own.
+        args: parsed arguments of the model and device groups, and `--whole_heads`.
 
     Raises:
         UserError: the checkpoint cannot be loaded, or has other widths than `--cfgs`.
     """
     device = open_device(args)
     cfgs = None if args.cfgs is None else " ".join(args.cfgs)
+    overrides = {"whole_heads": True} if args.whole_heads else {}
     return load_model(args.resume, cfgs, **overrides).to(device)
 
 

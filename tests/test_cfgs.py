@@ -114,5 +114,12 @@ def test_widths_that_do_not_fit_the_model_are_refused_with_both_numbers(given, w
         assert word in str(error.value)
 
 
+def test_where_heads_leave_whole_an_attention_width_is_a_number_of_heads():
+    whole = Cfgs(((32, 417), (256, 9)), ((64, 96, 3), (128, 160, 5), (192, 224, 7)))
+    assert check_cfgs(whole, DENSE, heads=8, unit=32) is whole
+    with pytest.raises(UserError, match="layer 1: cross width 168 is not a multiple of the 32 channels of a head"):
+        check_cfgs(whole.replace({"decoder.1.cross": 168}), DENSE, heads=8, unit=32)
+
+
 def test_ffn_widths_need_not_be_multiples_of_the_heads():
     assert check_cfgs(CFGS.replace({"encoder.0.ffn": 417}), DENSE, heads=8)

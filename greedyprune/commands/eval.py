@@ -28,6 +28,11 @@ def parser() -> argparse.ArgumentParser:
         "multiply-adds and latency of the model and of its Transformer alone."
     )
     add_model_arguments(parser)
+    parser.add_argument(
+        "--whole_heads",
+        action="store_true",
+        help="the checkpoint was pruned by whole heads; only needed where it does not say so itself",
+    )
     add_data_arguments(parser)
     add_device_arguments(parser)
     group = parser.add_argument_group("evaluation")

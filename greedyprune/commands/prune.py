@@ -107,11 +107,12 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     if model.cfgs != model.options.dense_cfgs():
         raise UserError(f"checkpoint {args.resume} is slim already; search on the dense model")
     read = global_options if args.schedule == "global" else schedule_options
-    options: GlobalOptions | ScheduleOptions = read(args, model.options.heads)
+    options: GlobalOptions | ScheduleOptions = read(args, model.options.grain)
     images = Chosen.choose(args, model)
     settings = {
         **options.to_dict(),
         "scorer": options.scorer if isinstance(options, GlobalOptions) else "exact",
+        "whole_heads": model.options.whole_heads,
         **images.settings(),
         "batch_size": args.batch_size,
         "amp": args.amp,
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     command = shlex.join(["python", *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
     cost = CostModel(model, typical_size(images.val, images.full))
     steps = {
-        site.name: (site.width, args.ffn_step if site.kind == "ffn" else args.attn_step * model.options.heads)
+        site.name: (site.width, args.ffn_step if site.kind == "ffn" else args.attn_step * model.options.grain)
         for site in list_sites(model)
     }
     db = args.db or str(args.output_dir / "prune.db")

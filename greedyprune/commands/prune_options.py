@@ -16,7 +16,7 @@ _NAMES = {"flops": "multiply-adds", "params": "parameters", "latency": "measured
 _OF_KIND: dict[str, tuple[type, Any, Any, str]] = {
     "map_tol": (float, 0.02, 0.02, "share of the AP that may be lost; gp, modular: of a site's target AP"),
     "skip_eval_converge": (float, None, None, "no full evaluation while the subset's AP is below (1 - this) x target"),
-    "num_evaluate": (int, 32, 96, "gp, modular: candidate channels scored in a round, drawn at random; 0: all"),
+    "num_evaluate": (int, 32, 96, "gp, modular: candidates scored in a round, channels or whole heads, drawn; 0: all"),
 }
 
 
@@ -52,11 +52,16 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         for part in ("attn", "ffn"):
             group.add_argument(f"--{part}.{name}", type=kind, metavar="X", help=f"--{name} of {part} sites alone")
     group.add_argument(
+        "--whole_heads",
+        action="store_true",
+        help="attention leaves head by head, and a head that stays keeps all its channels",
+    )
+    group.add_argument(
         "--attn_step",
         type=whole_number(1),
         default=1,
         metavar="N",
-        help="channels of every head that a width changes by",
+        help="channels of every head that a width changes by; with --whole_heads: heads",
     )
     group.add_argument(
         "--ffn_step", type=whole_number(1), default=32, metavar="N", help="channels of an FFN that its width changes by"
@@ -143,8 +148,8 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     return parser
 
 
-def global_options(args: argparse.Namespace, heads: int) -> GlobalOptions:
-    """The global schedule that the arguments describe.
+def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
+    """The global schedule that the arguments describe; see `schedule_options`.
 
     Raises:
         UserError: a value out of range, two budgets, or an option of another schedule.
@@ -167,7 +172,7 @@ def global_options(args: argparse.Namespace, heads: int) -> GlobalOptions:
         cost=cost,
         skip_eval_converge=map_tol if args.skip_eval_converge is None else args.skip_eval_converge,
         rounds=args.rounds,
-        attn_step=args.attn_step * heads,
+        attn_step=args.attn_step * grain,
         ffn_step=args.ffn_step,
         scorer=args.scorer or "basis",
         refit=args.refit,
@@ -177,16 +182,21 @@ def global_options(args: argparse.Namespace, heads: int) -> GlobalOptions:
     )
 
 
-def schedule_options(args: argparse.Namespace, heads: int) -> ScheduleOptions:
-    """The schedule that the arguments describe; `--attn_step` counts channels of one head, a site's step those of all.
+def schedule_options(args: argparse.Namespace, grain: int) -> ScheduleOptions:
+    """The schedule that the arguments describe.
+
+    Args:
+        args: parsed arguments.
+        grain: channels of an attention site's step for each of `--attn_step`, which counts channels of one head, or
+            whole heads.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value out of range, or an option of another schedule.
     """
     if args.scorer not in (None, "exact"):
         raise UserError(f"--schedule {args.schedule} grows sites by the exact score; --scorer is for --schedule global")
     kinds = {}
-    for part, step in (("attn", args.attn_step * heads), ("ffn", args.ffn_step)):
+    for part, step in (("attn", args.attn_step * grain), ("ffn", args.ffn_step)):
         values: dict[str, Any] = {}
         for name, (_, attn, ffn, _) in _OF_KIND.items():
             given = [getattr(args, f"{part}.{name}"), getattr(args, name), attn if part == "attn" else ffn]

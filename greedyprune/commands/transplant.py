@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from greedyprune.cfgs import check_cfgs, parse_cfgs
 from greedyprune.cli import DEMO_MODEL, Parser
@@ -39,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
         "--cfgs", nargs="+", metavar="WIDTHS", help="width list, quoted or as several words: take channels by magnitude"
     )
     parser.add_argument(
+        "--whole_heads", action="store_true", help="with --cfgs: attention leaves head by head (a study says it itself)"
+    )
+    parser.add_argument(
         "--output", type=Path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
     )
     return parser
@@ -55,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--cfgs and --db both say what survives; give one of them")
     if args.output.suffix != ".safetensors":
         raise UserError(f"--output {args.output} must end in .safetensors")
-    model = load_model(args.resume)
-    kept = _survivors(args, model)
+    if args.whole_heads and args.cfgs is None:
+        raise UserError("--whole_heads is for --cfgs; a study or a search-time checkpoint says itself how heads leave")
+    model, kept = _survivors(args)
     slim = transplant(model, kept)
     save_checkpoint(slim, args.output)
     before, after = (sum(p.numel() for p in each.transformer.parameters()) for each in (model, slim))
@@ -66,10 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _survivors(args: argparse.Namespace, model: Detector) -> KeptSets:
+def _survivors(args: argparse.Namespace) -> tuple[Detector, KeptSets]:
+    """The dense model and what is kept of it."""
     if args.cfgs is not None:
-        cfgs = check_cfgs(parse_cfgs(args.cfgs), model.cfgs, model.options.heads)
-        return kept_by_magnitude(model, cfgs)
+        overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
+        model = load_model(args.resume, **overrides)
+        cfgs = check_cfgs(parse_cfgs(args.cfgs), model.cfgs, model.options.heads, model.options.unit)
+        return model, kept_by_magnitude(model, cfgs)
+    model = load_model(args.resume)
     masks = {} if args.db else search_masks(read_checkpoint(args.resume)[0])
     if masks:
         kept, exchanged = kept_from_masks(model, masks)
@@ -77,12 +86,12 @@ def _survivors(args: argparse.Namespace, model: Detector) -> KeptSets:
             f"{len(kept)} search masks; {exchanged} channels exchanged so that heads keep equal numbers",
             file=sys.stderr,
         )
-        return kept
+        return model, kept
     return _searched(args, model)
 
 
-def _searched(args: argparse.Namespace, model: Detector) -> KeptSets:
-    """The kept sets of a finished study, if it searched this very model."""
+def _searched(args: argparse.Namespace, model: Detector) -> tuple[Detector, KeptSets]:
+    """The kept sets of a finished study, if it searched this very model, and the model as it was searched."""
     if args.db is None and not DEFAULT_DB.is_file():
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")
     settings, records, result = load_result(args.db or str(DEFAULT_DB), args.study)
@@ -91,4 +100,7 @@ def _searched(args: argparse.Namespace, model: Detector) -> KeptSets:
         raise UserError(f"the search is not finished ({done} sites are done): run its command again until it is")
     if settings.get("weights") != weights_hash(model):
         raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
-    return {growth.site: growth.kept for growth in growths(records) if growth.done}
+    whole_heads = settings.get("whole_heads", False)
+    if whole_heads != model.options.whole_heads:
+        model = load_model(args.resume, whole_heads=whole_heads)
+    return model, {growth.site: growth.kept for growth in growths(records) if growth.done}

@@ -153,7 +153,7 @@ def load_model(path: str | Path, cfgs: str | Sequence[Any] | Cfgs | None = None,
     Args:
         path: a file of this project, or a published one, whose shape is inferred from its tensors.
         cfgs: the widths that the caller expects.
-        overrides: options that a published file does not tell (`heads`, `dilation`, temperatures).
+        overrides: options that a published file does not tell (`heads`, `dilation`, temperatures, `whole_heads`).
 
     Returns:
         The model in eval mode.
@@ -185,7 +185,12 @@ def _build_described(about: Mapping[str, Any], overrides: Mapping[str, Any], pat
     try:
         info: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["info"].items()}
         options = {**about["options"], **overrides}
-        return build_model(about["model"], about["cfgs"], info=ModelInfo(**info), **options)
+        model = build_model(about["model"], about["cfgs"], info=ModelInfo(**info), **options)
+        heads = bool(about["options"].get("whole_heads"))
+        # The tensors of a slim attention may fit either way; what it computes is another thing.
+        if model.options.whole_heads != heads and model.cfgs != model.options.dense_cfgs():
+            raise UserError(f"it is slim, and was {'' if heads else 'not '}pruned by whole heads: that cannot change")
+        return model
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from greedyprune.models.deformable_attention import DeformableAttention, DeformableSelfAttention
 from greedyprune.models.features import Features, Levels, Queries
-from greedyprune.models.layers import MLP, EncoderLayer, Layer, PackedSelfAttention
+from greedyprune.models.layers import MLP, EncoderLayer, Layer, LayerOptions, PackedSelfAttention
 from greedyprune.models.options import PyramidOptions
 from greedyprune.models.position import box_positions
 from greedyprune.models.transformer import Decoder, Encoder, Transformer
@@ -26,20 +26,11 @@ class DeformableEncoder(Encoder):
     """
 
     def __init__(self, options: PyramidOptions, widths: tuple[tuple[int, int], ...]) -> None:
-        dim, heads = options.hidden_dim, options.heads
-        places = options.num_feature_levels, options.enc_n_points
+        layer, places = options.layer, (options.num_feature_levels, options.enc_n_points)
         super().__init__(
             [
-                EncoderLayer(
-                    dim,
-                    heads,
-                    attn,
-                    ffn,
-                    options.activation,
-                    options.dropout,
-                    DeformableSelfAttention(dim, attn, heads, *places),
-                )
-                for attn, ffn in widths
+                EncoderLayer(layer, each, DeformableSelfAttention(layer.dim, each[0], layer.heads, *places))
+                for each in widths
             ]
         )
 
@@ -51,30 +42,16 @@ class DeformableDecoderLayer(Layer):
     """Self-attention, deformable cross-attention and FFN, post-norm; the norms are numbered as published.
 
     Args:
-        dim: channels of the queries and of the memory.
-        heads: attention heads.
-        self_width: self-attention channels over all heads (`dim` when dense).
-        cross_width: value channels of the cross-attention over all heads.
-        ffn_width: hidden channels of the FFN.
+        options: what it has in common with other layers.
+        widths: of its self-attention, cross-attention (values) and FFN.
         levels: feature maps.
         points: points that a head samples in each.
-        activation: a name of `ACTIVATIONS`.
-        dropout: dropout probability.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        self_width: int,
-        cross_width: int,
-        ffn_width: int,
-        levels: int,
-        points: int,
-        activation: str = "relu",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(dim, ffn_width, "norm3", activation, dropout)
+    def __init__(self, options: LayerOptions, widths: tuple[int, int, int], levels: int, points: int) -> None:
+        self_width, cross_width, ffn_width = widths
+        super().__init__(options, ffn_width, "norm3")
+        dim, heads = options.dim, options.heads
         self.cross_attn = DeformableAttention(dim, cross_width, heads, levels, points)
         self.norm1 = nn.LayerNorm(dim)
         self.self_attn = PackedSelfAttention(dim, self_width, heads)

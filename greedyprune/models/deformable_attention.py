@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
 from greedyprune.models.features import Levels
+from greedyprune.models.layers import Heads
 from greedyprune.ops import ms_deform_attn
 
 
@@ -32,29 +33,31 @@ def sample_levels(value: Tensor, shapes: Sequence[tuple[int, int]], locations: T
 class DeformableAttention(nn.Module):
     """Attention at sampled points (Deformable DETR, equation 3).
 
-    Where a head looks, and how much each point weighs, are linear maps of the query; only what it reads there has a
-    width.
+    Where a head looks, and how much each point weighs, are linear maps of the query, which leave with the whole head
+    only; what it reads there has a width.
 
     Args:
         dim: channels of queries, memory and result.
-        width: value channels over all heads (`dim` when dense); a multiple of `heads`.
-        heads: number of heads.
+        width: value channels over all heads (`dim` when dense).
+        heads: how they lie in heads.
         levels: feature maps.
         points: points that a head samples in each.
     """
 
-    def __init__(self, dim: int, width: int, heads: int, levels: int, points: int) -> None:
+    def __init__(self, dim: int, width: int, heads: Heads, levels: int, points: int) -> None:
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
-        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        places = heads.of(width) * levels * points
+        self.sampling_offsets = nn.Linear(dim, places * 2)
+        self.attention_weights = nn.Linear(dim, places)
         self.value_proj = nn.Linear(dim, width)
         self.output_proj = nn.Linear(width, dim)
 
     @torch.no_grad()
     def look_around(self) -> None:
         """Start as in appendix A.4: every head looks in its own direction, its points 1, 2, 3 ... cells away."""
-        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        heads = self.heads.of(self.value_proj.out_features)
+        angle = torch.arange(heads) * (2 * math.pi / heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=-1)  # [heads, 2]
         direction = direction / direction.abs().amax(dim=-1, keepdim=True)
         distance = torch.arange(1, self.points + 1)
@@ -82,11 +85,11 @@ class DeformableAttention(nn.Module):
         value = self.value_proj(memory)
         if levels.mask is not None:
             value = value.masked_fill(~levels.mask[..., None], 0.0)
-        value = value.unflatten(-1, (self.heads, -1))  # [B, M, heads, width / heads]
-        places = (self.heads, self.levels, self.points)
-        offsets = self.sampling_offsets(query).float().unflatten(-1, (*places, 2))
-        weights = self.attention_weights(query).float().unflatten(-1, (self.heads, -1)).softmax(-1)
-        weights = weights.unflatten(-1, places[1:])  # [B, N, heads, L, points]
+        value = value.unflatten(-1, self.heads)  # [B, M, heads, width / heads]
+        places = (self.levels, self.points)
+        offsets = self.sampling_offsets(query).float().unflatten(-1, (-1, *places, 2))
+        weights = self.attention_weights(query).float().unflatten(-1, (-1, self.levels * self.points)).softmax(-1)
+        weights = weights.unflatten(-1, places)  # [B, N, heads, L, points]
         start = reference[:, :, None, :, None]  # [B, N, 1, L, 1, 2 or 4]
         if reference.shape[-1] == 2:
             cells = offsets.new_tensor([(width, height) for height, width in levels.shapes])  # [L, 2]

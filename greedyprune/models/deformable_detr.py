@@ -100,12 +100,9 @@ class DeformableDetector(PyramidDetector):
         self, options: DeformableDecoderOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None
     ) -> None:
         super().__init__(options, cfgs, info)
-        dim, heads = options.hidden_dim, options.heads
+        dim = options.hidden_dim
         places = options.num_feature_levels, options.dec_n_points
-        layers = [
-            DeformableDecoderLayer(dim, heads, *widths, *places, options.activation, options.dropout)
-            for widths in self.cfgs.decoder
-        ]
+        layers = [DeformableDecoderLayer(options.layer, widths, *places) for widths in self.cfgs.decoder]
         bbox_embed = self._heads(MLP(dim, dim, 4, 3))
         self.transformer = DeformableTransformer(
             DeformableEncoder(options, self.cfgs.encoder),

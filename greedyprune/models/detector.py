@@ -46,7 +46,8 @@ class Detector(nn.Module):
     def __init__(self, options: DetectorOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
         super().__init__()
         self.options = options
-        self.cfgs = check_cfgs(cfgs or options.dense_cfgs(), options.dense_cfgs(), options.heads)
+        dense = options.dense_cfgs()
+        self.cfgs = check_cfgs(cfgs or dense, dense, options.heads, options.unit)
         self.info = info or ModelInfo()
         self.label_enc = None
 

@@ -33,13 +33,10 @@ class DABDetector(Detector):
 
     def __init__(self, options: DABOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
         super().__init__(options, cfgs, info)
-        dim, heads = options.hidden_dim, options.heads
+        dim = options.hidden_dim
         bbox_embed = MLP(dim, dim, 4, 3)
         encoder = self._encoder()
-        layers = [
-            DecoderLayer(dim, heads, s, c, f, index == 0, options.activation, options.dropout)
-            for index, (s, c, f) in enumerate(self.cfgs.decoder)
-        ]
+        layers = [DecoderLayer(options.layer, each, index == 0) for index, each in enumerate(self.cfgs.decoder)]
         decoder = DABDecoder(dim, layers, bbox_embed)
         self.transformer = DABTransformer(encoder, decoder, dim, self._levels(), options.num_patterns)
         # Registered after the decoder, which shares it: of the two names in a state dict the detector's own one counts.
@@ -89,10 +86,7 @@ class DNDETR(DABDetector):
 
     def _encoder(self) -> Encoder:
         options = self.options
-        layers = [
-            EncoderLayer(options.hidden_dim, options.heads, attn, ffn, options.activation, options.dropout)
-            for attn, ffn in self.cfgs.encoder
-        ]
+        layers = [EncoderLayer(options.layer, widths) for widths in self.cfgs.encoder]
         return DABEncoder(options.hidden_dim, layers, options.pre_norm)
 
     def features(self, images: Sequence[Tensor] | ImageBatch | Tensor) -> Features:

@@ -67,7 +67,7 @@ def _dn_detr(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
 def _deformable_encoder(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
     encoder = _encoder_widths(sizes, "self_attn.value_proj.weight")
     found = _dab(sizes, encoder)
-    return found | _pyramid(sizes, overrides.get("heads", found["heads"])), Cfgs(encoder, _dab_widths(sizes))
+    return found | _pyramid(sizes, {**found, **overrides}), Cfgs(encoder, _dab_widths(sizes))
 
 
 def _dn_deformable(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
@@ -76,7 +76,7 @@ def _dn_deformable(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
     found = _common(sizes, encoder, decoder, sizes.rows("class_embed.0.weight"), 2048)
     two_stage = "transformer.enc_output.weight" in sizes.state
     # The training arguments hold temperatures of the position embedding that this model does not read.
-    found |= _deformable_points(sizes, overrides.get("heads", found["heads"]))
+    found |= _deformable_points(sizes, {**found, **overrides})
     return found | {
         "two_stage": two_stage,
         "num_queries": _num_queries(sizes, two_stage, "refpoint_embed.weight"),
@@ -88,7 +88,7 @@ def _deformable(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
     encoder, decoder = _deformable_widths(sizes)
     found = _common(sizes, encoder, decoder, sizes.rows("class_embed.0.weight"), 1024)
     two_stage = "transformer.enc_output.weight" in sizes.state
-    found |= _deformable_points(sizes, overrides.get("heads", found["heads"]))
+    found |= _deformable_points(sizes, {**found, **overrides})
     return found | {
         "two_stage": two_stage,
         "with_box_refine": two_stage or _own_heads(sizes.state),
@@ -171,18 +171,28 @@ def _dab(sizes: Sizes, encoder: tuple[tuple[int, int], ...]) -> dict[str, Any]:
     }
 
 
-def _pyramid(sizes: Sizes, heads: int) -> dict[str, Any]:
+def _pyramid(sizes: Sizes, found: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a deformable encoder."""
     levels = sizes.rows("transformer.level_embed")
-    points = sizes.rows("transformer.encoder.layers.0.self_attn.attention_weights.weight") // (heads * levels)
-    return {"num_feature_levels": levels, "enc_n_points": points}
+    return {
+        "num_feature_levels": levels,
+        "enc_n_points": _places(sizes, found, "transformer.encoder.layers.0.self_attn") // levels,
+    }
 
 
-def _deformable_points(sizes: Sizes, heads: int) -> dict[str, Any]:
+def _deformable_points(sizes: Sizes, found: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a deformable encoder and decoder."""
-    found = _pyramid(sizes, heads)
-    rows = sizes.rows("transformer.decoder.layers.0.cross_attn.attention_weights.weight")
-    return found | {"dec_n_points": rows // (heads * found["num_feature_levels"])}
+    pyramid = _pyramid(sizes, found)
+    places = _places(sizes, found, "transformer.decoder.layers.0.cross_attn")
+    return pyramid | {"dec_n_points": places // pyramid["num_feature_levels"]}
+
+
+def _places(sizes: Sizes, found: Mapping[str, Any], attention: str) -> int:
+    """Points that a head samples in all levels; with whole heads, a slim attention has fewer heads than its model."""
+    heads = found["heads"]
+    if found.get("whole_heads"):
+        heads = sizes.rows(f"{attention}.value_proj.weight") * heads // found["hidden_dim"]
+    return sizes.rows(f"{attention}.attention_weights.weight") // heads
 
 
 def _num_queries(sizes: Sizes, two_stage: bool, table: str) -> int:

@@ -1,13 +1,47 @@
 """Transformer layers that take their widths: the dense layer is the one whose widths are full."""
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 ACTIVATIONS = {"prelu": nn.PReLU, "relu": nn.ReLU, "gelu": nn.GELU}
+
+
+class Heads(NamedTuple):
+    """How an attention's channels lie in heads, as `unflatten` takes it; -1: it follows from the width.
+
+    Attributes:
+        number: of heads, where every head loses channels with the width.
+        dim: channels of a head, where heads stay whole and there are fewer of them.
+    """
+
+    number: int = -1
+    dim: int = -1
+
+    def of(self, width: int) -> int:
+        """How many heads a width has."""
+        return self.number if self.number > 0 else width // self.dim
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What all layers of a Transformer have in common.
+
+    Attributes:
+        dim: channels of tokens, queries and memory.
+        heads: how attention channels lie in heads.
+        activation: a name of `ACTIVATIONS`.
+        dropout: dropout probability.
+    """
+
+    dim: int
+    heads: Heads
+    activation: str = "prelu"
+    dropout: float = 0.0
 
 
 class MLP(nn.Module):
@@ -36,12 +70,12 @@ class Attention(nn.Module):
     """Multi-head attention over projected queries, keys and values, and its output projection.
 
     Args:
-        width: value channels over all heads; a multiple of `heads`.
-        heads: number of heads.
+        width: value channels over all heads.
+        heads: how they lie in heads.
         out_dim: channels of the result.
     """
 
-    def __init__(self, width: int, heads: int, out_dim: int) -> None:
+    def __init__(self, width: int, heads: Heads, out_dim: int) -> None:
         super().__init__()
         self.heads = heads
         self.core = DotProductAttention()
@@ -49,7 +83,7 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """`[B, N, width]` -> `[B, heads, N, width / heads]`."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, self.heads).transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """q `[B, heads, N, e]`, k `[B, heads, M, e]`, v `[B, heads, M, d]` -> `[B, N, out_dim]`.
@@ -63,7 +97,7 @@ class Attention(nn.Module):
 class PackedSelfAttention(Attention):
     """Self-attention whose three input projections are one stacked tensor, as in `torch.nn.MultiheadAttention`."""
 
-    def __init__(self, dim: int, width: int, heads: int) -> None:
+    def __init__(self, dim: int, width: int, heads: Heads) -> None:
         super().__init__(width, heads, dim)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
@@ -82,21 +116,19 @@ class Layer(nn.Module):
     """Attention, then an FFN with its residual and LayerNorm (post-norm).
 
     Args:
-        dim: channels of the tokens or queries.
+        options: what it has in common with other layers.
         width: hidden channels of the FFN.
         norm: the name of its LayerNorm in published checkpoints.
-        activation: a name of `ACTIVATIONS`.
-        dropout: dropout probability, of the attention before it, too.
     """
 
-    def __init__(self, dim: int, width: int, norm: str, activation: str, dropout: float) -> None:
+    def __init__(self, options: LayerOptions, width: int, norm: str) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(dim, width)
-        self.linear2 = nn.Linear(width, dim)
-        self.activation = ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
+        self.linear1 = nn.Linear(options.dim, width)
+        self.linear2 = nn.Linear(width, options.dim)
+        self.activation = ACTIVATIONS[options.activation]()
+        self.dropout = nn.Dropout(options.dropout)
         self.last_norm = norm
-        self.add_module(norm, nn.LayerNorm(dim))
+        self.add_module(norm, nn.LayerNorm(options.dim))
 
     def attend(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
         """The attention half, of what each kind of layer takes: `[B, N, dim]` -> `[B, N, dim]`."""
@@ -116,28 +148,16 @@ class EncoderLayer(Layer):
     """Self-attention and FFN, each followed by a residual and a LayerNorm (post-norm).
 
     Args:
-        dim: channels of the tokens.
-        heads: attention heads.
-        attn_width: attention channels over all heads (`dim` when dense).
-        ffn_width: hidden channels of the FFN.
-        activation: a name of `ACTIVATIONS`.
-        dropout: dropout probability.
-        attention: attends in place of a `PackedSelfAttention` of `attn_width`.
+        options: what it has in common with other layers.
+        widths: of its attention, over all heads (`dim` when dense), and of its FFN.
+        attention: attends in place of a `PackedSelfAttention` of that width.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        attn_width: int,
-        ffn_width: int,
-        activation: str = "prelu",
-        dropout: float = 0.0,
-        attention: nn.Module | None = None,
-    ) -> None:
-        super().__init__(dim, ffn_width, "norm2", activation, dropout)
-        self.self_attn = attention or PackedSelfAttention(dim, attn_width, heads)
-        self.norm1 = nn.LayerNorm(dim)
+    def __init__(self, options: LayerOptions, widths: tuple[int, int], attention: nn.Module | None = None) -> None:
+        attn_width, ffn_width = widths
+        super().__init__(options, ffn_width, "norm2")
+        self.self_attn = attention or PackedSelfAttention(options.dim, attn_width, options.heads)
+        self.norm1 = nn.LayerNorm(options.dim)
 
     def attend(self, x: Tensor, pos: Tensor, where: Any) -> Tensor:
         """The attention half.
@@ -158,28 +178,16 @@ class DecoderLayer(Layer):
     """Self-attention, conditional cross-attention and FFN of DAB-DETR (section 4.1 and figure 5), post-norm.
 
     Args:
-        dim: channels of the queries and of the memory.
-        heads: attention heads.
-        self_width: self-attention channels over all heads (`dim` when dense).
-        cross_width: cross-attention channels over all heads; each has a content and a position part in q and k.
-        ffn_width: hidden channels of the FFN.
+        options: what it has in common with other layers.
+        widths: of its self-attention, cross-attention and FFN. Those of attention are over all heads (`dim` when
+            dense); a channel of cross-attention has a content and a position part in q and k.
         first: the first decoder layer also projects the query position into the cross-attention's content part.
-        activation: a name of `ACTIVATIONS`.
-        dropout: dropout probability.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        self_width: int,
-        cross_width: int,
-        ffn_width: int,
-        first: bool,
-        activation: str = "prelu",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(dim, ffn_width, "norm3", activation, dropout)
+    def __init__(self, options: LayerOptions, widths: tuple[int, int, int], first: bool) -> None:
+        self_width, cross_width, ffn_width = widths
+        super().__init__(options, ffn_width, "norm3")
+        dim, heads = options.dim, options.heads
         self.sa_qcontent_proj = nn.Linear(dim, self_width)
         self.sa_qpos_proj = nn.Linear(dim, self_width)
         self.sa_kcontent_proj = nn.Linear(dim, self_width)

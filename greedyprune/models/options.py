@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from greedyprune.cfgs import Cfgs, full_cfgs
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import BACKBONES
-from greedyprune.models.layers import ACTIVATIONS
+from greedyprune.models.layers import ACTIVATIONS, Heads, LayerOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,6 +33,7 @@ class DetectorOptions:
         temperature_h: temperature of the image's position embedding along y.
         temperature_w: the same along x.
         dropout: dropout in the Transformer.
+        whole_heads: attention is pruned by whole heads, each of which keeps its full width.
     """
 
     num_classes: int = 91
@@ -49,6 +50,7 @@ class DetectorOptions:
     temperature_h: float = 20.0
     temperature_w: float = 20.0
     dropout: float = 0.0
+    whole_heads: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "hidden_dim", "heads", "enc_layers", "dec_layers", "ffn_dim", "num_queries"):
@@ -64,6 +66,24 @@ class DetectorOptions:
             raise UserError(f"option backbone {self.backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"option dropout is {self.dropout}, it must be at least 0 and below 1")
+        if self.whole_heads and self.hidden_dim == self.heads:
+            raise UserError("option whole_heads needs heads of several channels: hidden_dim is the number of heads")
+
+    @property
+    def unit(self) -> int:
+        """Channels of an attention that stay or leave together."""
+        return self.hidden_dim // self.heads if self.whole_heads else 1
+
+    @property
+    def grain(self) -> int:
+        """The least width of an attention, of which all others are multiples."""
+        return self.unit if self.whole_heads else self.heads
+
+    @property
+    def layer(self) -> LayerOptions:
+        """What the Transformer's layers have in common."""
+        heads = Heads(dim=self.unit) if self.whole_heads else Heads(self.heads)
+        return LayerOptions(self.hidden_dim, heads, self.activation, self.dropout)
 
     def dense_cfgs(self) -> Cfgs:
         """Full widths for every site."""

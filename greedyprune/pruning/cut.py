@@ -37,7 +37,7 @@ class KeptCut:
     Attributes:
         site: the site, dense.
         state: the dense model's tensors.
-        order: `[groups, group width]` channels of each group, best first.
+        order: `[groups, units]` units of each group (channels, where they leave one by one), best first.
         moments: refit what reads the channels to these; None: the dense weights stay.
     """
 
@@ -48,7 +48,9 @@ class KeptCut:
 
     def kept(self, width: int) -> tuple[int, ...]:
         """The channels that a width keeps, ascending."""
-        return tuple(sorted(self.order[:, : width // self.site.groups].flatten().tolist()))
+        unit = self.site.unit
+        units = self.order[:, : width // self.site.grain].flatten().tolist()
+        return tuple(sorted(channel for first in units for channel in range(first * unit, (first + 1) * unit)))
 
     def tensors(self, width: int) -> dict[str, Tensor]:
         kept = self.kept(width)

@@ -17,14 +17,19 @@ def check_kept(site: Site, kept: Iterable[int]) -> tuple[int, ...]:
     """A site's kept set, ascending.
 
     Raises:
-        UserError: it is empty, names a channel twice or one that is not there, or keeps more of one head than of
-            another.
+        UserError: it is empty, names a channel twice or one that is not there, keeps more of one head than of
+            another, or a part of one where heads leave whole.
     """
     channels = tuple(sorted(kept))
     if not channels:
-        raise UserError(f"site {site.name} keeps no channel; it needs at least {site.groups}")
+        raise UserError(f"site {site.name} keeps no channel; it needs at least {site.grain}")
     if len(set(channels)) != len(channels) or channels[0] < 0 or channels[-1] >= site.width:
         raise UserError(f"site {site.name}: kept channels must be different numbers of 0..{site.width - 1}")
+    whole = {unit * site.unit + offset for unit in site.units(channels) for offset in range(site.unit)}
+    if torn := whole.difference(channels):
+        raise UserError(
+            f"site {site.name} keeps a part of head {min(torn) // site.unit}; its {site.unit} channels stay together"
+        )
     counts = group_counts(site, channels)
     if len(set(counts)) != 1:
         raise UserError(f"site {site.name}: heads keep different numbers of channels: {counts}")
@@ -50,11 +55,15 @@ def kept_cfgs(model: Detector, kept: Mapping[str, Sequence[int]]) -> Cfgs:
 
 
 def kept_from_scores(site: Site, scores: Tensor, width: int) -> tuple[int, ...]:
-    """The `width` best channels by score `[site.width]`, the same number in every group; ties go to the first."""
-    per_group = scores.view(site.groups, site.group_width)  # [groups, group width]
-    order = per_group.sort(dim=1, descending=True, stable=True).indices[:, : width // site.groups]
-    offset = torch.arange(site.groups)[:, None] * site.group_width
-    return tuple(sorted((order + offset).flatten().tolist()))
+    """The `width` best channels by score `[site.width]`, the same number in every group; ties go to the first.
+
+    Channels that stay together have the sum of their scores.
+    """
+    per_group = scores.view(site.groups, -1, site.unit).sum(2)  # [groups, units of a group]
+    order = per_group.sort(dim=1, descending=True, stable=True).indices[:, : width // site.grain]
+    units = order + torch.arange(site.groups)[:, None] * per_group.shape[1]
+    channels = units[..., None] * site.unit + torch.arange(site.unit)  # [groups, units kept, unit]
+    return tuple(sorted(channels.flatten().tolist()))
 
 
 def kept_by_magnitude(model: Detector, cfgs: Cfgs) -> KeptSets:
@@ -72,6 +81,8 @@ def magnitudes(site: Site, state: Mapping[str, Tensor]) -> Tensor:
     """
     written, read = torch.zeros(site.width), torch.zeros(site.width)
     for part in site.slices:
+        if part.roles == ("sampling",):
+            continue
         tensor = state[part.name].detach().float().cpu().movedim(part.dim, 0)
         power = tensor.reshape(part.blocks, site.width, -1).square().sum((0, 2))  # [width]
         if part.output:
@@ -108,7 +119,7 @@ def kept_from_masks(model: Detector, masks: Mapping[str, Tensor]) -> tuple[KeptS
         chosen = int((mask > 0).sum())
         if not chosen:
             raise UserError(f"the search mask of {site.name} keeps no channel: the search had not reached it")
-        width = max(site.groups, round(chosen / site.groups) * site.groups)
+        width = max(site.grain, round(chosen / site.grain) * site.grain)
         kept[site.name] = kept_from_scores(site, mask, width)
         wanted = set(torch.nonzero(mask > 0).flatten().tolist())
         exchanged += len(set(kept[site.name]) - wanted)

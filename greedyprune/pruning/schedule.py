@@ -24,7 +24,7 @@ class KindOptions:
         map_tol: a site is done when its AP is at least (1 - map_tol) * target.
         skip_eval_converge: the full evaluation is skipped while the subset's AP is below (1 - this) * target.
         num_evaluate: candidates scored in a round, drawn at random; 0: all.
-        step: channels that a round adds; for attention a multiple of the heads.
+        step: channels that a round adds, rounded up to a multiple of the site's grain.
     """
 
     map_tol: float
@@ -96,35 +96,38 @@ def site_target(options: ScheduleOptions, sites: Sequence[Site], index: int, den
 
 
 def draw_candidates(options: ScheduleOptions, site: Site, kept: Sequence[int], round_: int) -> list[int]:
-    """Channels to score in a round: a function of the seed, the site and the round alone.
+    """Units to score in a round, by their first channels: a function of the seed, the site and the round alone.
 
-    Every head is drawn from equally, and never less than a round must add.
+    Every group is drawn from equally, and never less than a round must add.
     """
     kind, on = options.kind(site), set(kept)
-    need = math.ceil(max(kind.num_evaluate, min(kind.step, site.width - len(on))) / site.groups)
+    added = math.ceil(min(kind.step, site.width - len(on)) / site.unit)
+    need = math.ceil(max(kind.num_evaluate, added) / site.groups)
     rng = np.random.default_rng([options.seed, zlib.crc32(site.name.encode()), round_])
     drawn: list[int] = []
     for group in range(site.groups):
         start = group * site.group_width
-        left = np.array([c for c in range(start, start + site.group_width) if c not in on], dtype=np.int64)
+        units = range(start, start + site.group_width, site.unit)
+        left = np.array([c for c in units if c not in on], dtype=np.int64)
         count = len(left) if kind.num_evaluate == 0 else min(need, len(left))
         drawn += rng.permutation(left)[:count].tolist()
     return sorted(drawn)
 
 
 def grow(site: Site, kept: Sequence[int], candidates: Sequence[int], losses: Tensor, step: int) -> tuple[int, ...]:
-    """The kept set with the best candidates added: the same number in every group, `step` in all.
+    """The kept set with the best candidates added: the same number in every group, `step` channels in all.
 
     Ties go to the lower channel.
     """
-    per_group = max(1, step // site.groups)
+    per_group = math.ceil(step / site.grain)  # units
     ranked = sorted(zip(losses.tolist(), candidates, strict=True))
-    added, counts = [], group_counts(site, ())
+    added: list[int] = []
+    counts = group_counts(site, ())
     for _, channel in ranked:
         group = channel // site.group_width
         if counts[group] < per_group:
             counts[group] += 1
-            added.append(channel)
+            added += range(channel, channel + site.unit)
     return tuple(sorted([*kept, *added]))
 
 

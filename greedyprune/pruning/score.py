@@ -20,36 +20,35 @@ def grown_site(model: Detector, site: Site, kept: Sequence[int]) -> Iterator["Gr
     Args:
         model: a model whose site has its full width.
         site: the site.
-        kept: channels that are on; may be none, and any number in each head.
+        kept: channels that are on; may be none, and any number in each group.
     """
     state = model.state_dict()
     parts = [part for part in site.slices if not part.output]
-    views = [state[part.name].unflatten(0, (part.blocks, site.width)) for part in parts]  # [blocks, width, ...]
+    views = [site.by_unit(part, state[part.name]) for part in parts]  # [blocks, units, rows of a unit, ...]
     full = [view.clone() for view in views]
-    off = torch.ones(site.width, dtype=torch.bool)
-    off[list(kept)] = False
     for view in views:
-        view[:, off] = 0
+        view[:, site.pruned(kept)] = 0
     try:
-        yield Grower(views, full)
+        yield Grower(site, views, full)
     finally:
         for view, values in zip(views, full, strict=True):
             view.copy_(values)
 
 
 class Grower:
-    """Switches single channels of a masked site on and off."""
+    """Switches single units of a masked site on and off; a unit goes by any of its channels."""
 
-    def __init__(self, views: list[Tensor], full: list[Tensor]) -> None:
-        self.views, self.full = views, full
+    def __init__(self, site: Site, views: list[Tensor], full: list[Tensor]) -> None:
+        self.site, self.views, self.full = site, views, full
 
     def switch_on(self, channel: int) -> None:
+        unit = channel // self.site.unit
         for view, values in zip(self.views, self.full, strict=True):
-            view[:, channel] = values[:, channel]
+            view[:, unit] = values[:, unit]
 
     def switch_off(self, channel: int) -> None:
         for view in self.views:
-            view[:, channel] = 0
+            view[:, channel // self.site.unit] = 0
 
 
 @torch.no_grad()
@@ -67,7 +66,7 @@ def candidate_losses(
         model: the model so far; the site has its full width in it, sites that are done are slim.
         site: the site that grows.
         kept: its channels so far; may be empty.
-        candidates: channels that are not in `kept`.
+        candidates: units that are not in `kept`, by their first channels.
         batches: scoring images at the site, with their targets.
         criterion: the loss; its weighted sum over all decoder layers counts, as in training without denoising.
 

@@ -1,9 +1,10 @@
 """The places of a detector whose width can be pruned, and the tensors that are sliced with each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from greedyprune.models.deformable_attention import DeformableAttention, DeformableSelfAttention
 from greedyprune.models.detector import Detector
@@ -16,9 +17,11 @@ class Slice:
 
     Attributes:
         name: its name in the state dict.
-        dim: the dimension that holds the site's channels.
+        dim: the dimension that holds the site's channels. A unit has as many rows there as the tensor's size gives it,
+            so what a head has beside its channels is sliced as they are.
         roles: what the site's channels are in it, once for each time that they lie one after another in that dimension
-            (q, k, v stacked: three): `query`, `key`, `value`, `hidden`, or `output` where they are read.
+            (q, k, v stacked: three): `query`, `key`, `value`, `hidden`, `output` where they are read, or `sampling`
+            where they are no channels, but the places where a head looks.
         spaces: the products of queries and keys, summed before the softmax, that its queries or keys belong to.
     """
 
@@ -44,14 +47,18 @@ class Site:
     Attributes:
         name: `encoder.0.attn`, `decoder.2.cross` ...
         width: its full width.
-        groups: attention heads, or 1 for an FFN. Channel `c` belongs to group `c // (width / groups)`.
+        groups: parts that keep the same number of channels: attention heads, or 1 for an FFN and where heads leave
+            whole. Channel `c` belongs to group `c // (width / groups)`.
         slices: the tensors that are sliced with it.
+        unit: channels that stay or leave together: those of a head where heads leave whole, else 1. Channel `c` belongs
+            to unit `c // unit`, whose name is its first channel.
     """
 
     name: str
     width: int
     groups: int
     slices: tuple[Slice, ...]
+    unit: int = 1
 
     @property
     def part(self) -> str:
@@ -74,13 +81,32 @@ class Site:
 
     @property
     def products(self) -> int:
-        """Products of queries and keys that are summed before the softmax; 0 where there are none."""
-        return len({space for part in self.slices for space in part.spaces})
+        """Products of queries and keys that may get another basis: none where there are none or heads leave whole."""
+        return 0 if self.unit > 1 else len({space for part in self.slices for space in part.spaces})
 
     @property
     def reads(self) -> str:
         """The weight that reads the site's channels."""
         return next(part.name for part in self.slices if part.output)
+
+    @property
+    def grain(self) -> int:
+        """Its least width, of which all others are multiples."""
+        return self.groups * self.unit
+
+    def units(self, channels: Iterable[int]) -> list[int]:
+        """The units that channels belong to, ascending."""
+        return sorted({channel // self.unit for channel in channels})
+
+    def by_unit(self, part: Slice, tensor: Tensor) -> Tensor:
+        """A view of a slice's tensor as `[blocks, units, rows of a unit, ...]`."""
+        return tensor.movedim(part.dim, 0).unflatten(0, (part.blocks, self.width // self.unit, -1))
+
+    def pruned(self, kept: Iterable[int]) -> Tensor:
+        """`[units]` bool, True where no channel is kept."""
+        off = torch.ones(self.width // self.unit, dtype=torch.bool)
+        off[self.units(kept)] = False
+        return off
 
 
 # From a layer's name in the state dict and the layer itself to the slices of one of its sites.
@@ -89,13 +115,15 @@ Describe = Callable[[str, nn.Module], tuple[Slice, ...]]
 
 def list_sites(model: Detector) -> list[Site]:
     """Every site of a detector, front to back, with the widths that it has now."""
-    heads, sites = model.options.heads, []
+    options, sites = model.options, []
+    attention = (1, options.unit) if options.whole_heads else (options.heads, 1)
     for name, width in model.cfgs.widths().items():
         part, index, kind = name.split(".")
         prefix = f"transformer.{part}.layers.{index}"
         layer = model.get_submodule(prefix)
         describe = _DESCRIPTIONS[kind, type(getattr(layer, _PLACES[kind]))]
-        sites.append(Site(name, width, 1 if kind == "ffn" else heads, describe(prefix, layer)))
+        groups, unit = (1, 1) if kind == "ffn" else attention
+        sites.append(Site(name, width, groups, describe(prefix, layer), unit))
     return sites
 
 
@@ -146,11 +174,16 @@ def _cross_attention(prefix: str, layer: nn.Module) -> tuple[Slice, ...]:
 
 
 def _deformable_attention(name: str) -> Describe:
-    # Where a head looks and what its points weigh come from the query, whatever the width.
-    return lambda prefix, layer: (
-        *_linear(f"{prefix}.{name}.value_proj", "value"),
-        _output(f"{prefix}.{name}.output_proj"),
-    )
+    def describe(prefix: str, layer: nn.Module) -> tuple[Slice, ...]:
+        # Where a head looks and what its points weigh come from the query, whatever the head's width.
+        places = ("sampling_offsets", "attention_weights") if getattr(layer, name).heads.dim > 0 else ()
+        return (
+            *_linear(f"{prefix}.{name}.value_proj", "value"),
+            *(part for place in places for part in _linear(f"{prefix}.{name}.{place}", "sampling")),
+            _output(f"{prefix}.{name}.output_proj"),
+        )
+
+    return describe
 
 
 # The module of a layer that tells what a site of each kind is made of.

@@ -17,7 +17,7 @@ def slim_tensors(site: Site, state: Mapping[str, Tensor], kept: Sequence[int]) -
     """The site's tensors without its pruned channels.
 
     A slim head scales its logits by 1 / sqrt(its own width), so the dense head's scale is folded into the weights that
-    make queries: they are multiplied by sqrt(slim width / dense width).
+    make queries: they are multiplied by sqrt(slim width / dense width). A head that stays whole keeps its scale.
 
     Args:
         site: the site, with the width that `state` has.
@@ -27,17 +27,16 @@ def slim_tensors(site: Site, state: Mapping[str, Tensor], kept: Sequence[int]) -
     Returns:
         New tensors by name.
     """
-    index = torch.as_tensor(kept, device=state[site.slices[0].name].device)
-    scale = math.sqrt(len(kept) / site.width)
-    return {part.name: _select(state[part.name], part, site.width, index, scale) for part in site.slices}
+    index = torch.as_tensor(site.units(kept), device=state[site.slices[0].name].device)
+    scale = math.sqrt(len(kept) / site.width) if site.unit == 1 else 1.0
+    return {part.name: _select(site, part, state[part.name], index, scale) for part in site.slices}
 
 
-def _select(tensor: Tensor, part: Slice, width: int, index: Tensor, scale: float) -> Tensor:
-    blocks = tensor.detach().movedim(part.dim, 0).unflatten(0, (part.blocks, width))  # [blocks, width, ...]
-    chosen = blocks.index_select(1, index)  # [blocks, kept, ...]
+def _select(site: Site, part: Slice, tensor: Tensor, index: Tensor, scale: float) -> Tensor:
+    chosen = site.by_unit(part, tensor.detach()).index_select(1, index)  # [blocks, units kept, rows of a unit, ...]
     if "query" in part.roles:
         chosen[part.roles.index("query")] *= scale
-    return chosen.flatten(0, 1).movedim(0, part.dim).contiguous()
+    return chosen.flatten(0, 2).movedim(0, part.dim).contiguous()
 
 
 @contextmanager
@@ -112,16 +111,15 @@ def masked(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
     """A copy of the model in which pruned channels are switched off and nothing is smaller.
 
     Rows that write a pruned channel are zero: its q, k and v are 0, or the FFN's activation of 0, which is 0. Unlike a
-    kept set for `transplant`, this one may keep any number of channels in each head, also none.
+    kept set for `transplant`, this one may keep any number of channels in each head, also none; where heads leave
+    whole, a head of which a channel is kept stays on.
     """
     result = copy.deepcopy(model)
     state = result.state_dict()
     sites = {site.name: site for site in list_sites(model)}
     for name, channels in kept.items():
         site = sites[name]
-        off = torch.ones(site.width, dtype=torch.bool)
-        off[list(channels)] = False
         for part in site.slices:
             if not part.output:
-                state[part.name].unflatten(0, (part.blocks, site.width))[:, off] = 0
+                site.by_unit(part, state[part.name])[:, site.pruned(channels)] = 0
     return result

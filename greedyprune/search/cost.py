@@ -6,6 +6,7 @@ import torch
 
 from greedyprune.evaluation.profile import count_flops, count_parameters
 from greedyprune.models.detector import Detector
+from greedyprune.pruning.sites import list_sites
 
 
 class CostModel:
@@ -21,8 +22,8 @@ class CostModel:
         self.full = model.cfgs.widths()
         self.params, self.flops = self._count(model, {})
         self.slopes: dict[str, tuple[float, float]] = {}
-        for name, width in self.full.items():
-            thin = 1 if name.endswith("ffn") else model.options.heads
+        for site in list_sites(model):
+            name, width, thin = site.name, site.width, site.grain
             if thin == width:
                 self.slopes[name] = 0.0, 0.0
                 continue

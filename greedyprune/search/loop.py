@@ -158,7 +158,7 @@ def propose(
         subset_map, done = here.subset_map, True
     else:
         candidates = draw_candidates(options, site, here.growing, here.round)
-        if len(candidates) > options.kind(site).step:
+        if len(candidates) * site.unit > options.kind(site).step:
             losses = evaluator.losses(site, here.growing, candidates)
             loss = losses.min().item()
         else:

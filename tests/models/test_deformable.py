@@ -12,6 +12,7 @@ from greedyprune import UserError, build_model, load_checkpoint, load_model
 from greedyprune.models import MODELS, Criterion, ModelInfo, save_checkpoint
 from greedyprune.models.deformable_attention import DeformableAttention, DeformableSelfAttention
 from greedyprune.models.features import Levels
+from greedyprune.models.layers import Heads
 
 GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "dn_deformable_detr_r50.json"
 SHAPE = {
@@ -71,7 +72,7 @@ def sampled(plane, x, y):
 @pytest.mark.parametrize("coordinates", [2, 4])
 def test_attention_is_a_weighted_sum_of_samples_around_the_reference(coordinates):
     heads, points, shapes = 2, 3, ((3, 4), (2, 2))
-    layer = DeformableAttention(8, 4, heads, 2, points)
+    layer = DeformableAttention(8, 4, Heads(heads), 2, points)
     query, memory, reference = torch.randn(1, 2, 8), torch.randn(1, 16, 8), torch.rand(1, 2, 2, coordinates)
     mask = torch.ones(1, 16, dtype=torch.bool)
     mask[0, 3] = False
@@ -97,7 +98,7 @@ def test_attention_is_a_weighted_sum_of_samples_around_the_reference(coordinates
 
 
 def test_heads_start_by_looking_in_all_directions():
-    layer = DeformableSelfAttention(16, 16, 4, 2, 3)
+    layer = DeformableSelfAttention(16, 16, Heads(4), 2, 3)
     layer.look_around()
     offsets = layer.sampling_offsets.bias.view(4, 2, 3, 2)
     wanted = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])

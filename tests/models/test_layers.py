@@ -7,7 +7,7 @@ from torch import nn
 from greedyprune import UserError, build_model
 from greedyprune.models import Features, ImageBatch, pad_images
 from greedyprune.models.backbone import RESNETS, Backbone
-from greedyprune.models.layers import DecoderLayer, EncoderLayer, PackedSelfAttention
+from greedyprune.models.layers import DecoderLayer, EncoderLayer, Heads, LayerOptions, PackedSelfAttention
 from greedyprune.models.position import box_positions, image_positions
 
 SHAPE = {
@@ -51,7 +51,7 @@ def softmax_heads(q, k, v, heads, visible):
 
 
 def test_dense_self_attention_is_that_of_pytorch():
-    ours, theirs = PackedSelfAttention(32, 32, 4), nn.MultiheadAttention(32, 4, batch_first=True)
+    ours, theirs = PackedSelfAttention(32, 32, Heads(4)), nn.MultiheadAttention(32, 4, batch_first=True)
     nn.init.normal_(theirs.in_proj_bias)
     ours.load_state_dict(theirs.state_dict())
     x, pos = torch.randn(2, 5, 32), torch.randn(2, 5, 32)
@@ -61,7 +61,7 @@ def test_dense_self_attention_is_that_of_pytorch():
 
 
 def test_slim_self_attention_scales_by_its_own_head_width():
-    layer = PackedSelfAttention(32, 8, 4)
+    layer = PackedSelfAttention(32, 8, Heads(4))
     nn.init.xavier_uniform_(layer.in_proj_weight)
     x, pos, visible = torch.randn(1, 5, 32), torch.randn(1, 5, 32), torch.rand(5, 5) < 0.7
     visible |= torch.eye(5, dtype=torch.bool)
@@ -71,7 +71,7 @@ def test_slim_self_attention_scales_by_its_own_head_width():
 
 
 def test_the_encoder_layer_is_pytorchs_post_norm_layer():
-    ours = EncoderLayer(32, 4, 32, 48, activation="relu")
+    ours = EncoderLayer(LayerOptions(32, Heads(4), "relu"), (32, 48))
     theirs = nn.TransformerEncoderLayer(32, 4, 48, dropout=0.0, batch_first=True)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 5, 32)
@@ -80,7 +80,7 @@ def test_the_encoder_layer_is_pytorchs_post_norm_layer():
 
 @pytest.mark.parametrize("first", [True, False])
 def test_the_decoder_layer_is_conditional_attention_head_by_head(first):
-    layer = DecoderLayer(32, 4, 16, 8, 24, first)
+    layer = DecoderLayer(LayerOptions(32, Heads(4)), (16, 8, 24), first)
     x, memory, pos, query_pos, sine = (torch.randn(1, n, 32) for n in (3, 6, 6, 3, 3))
     self_visible = torch.tensor([[True, True, False], [True, True, True], [False, True, True]])
     memory_visible = torch.tensor([[True, True, True, True, False, False]])
@@ -108,7 +108,7 @@ def test_the_decoder_layer_is_conditional_attention_head_by_head(first):
 
 
 def test_dropout_acts_in_training_only():
-    layer = EncoderLayer(32, 4, 32, 48, dropout=0.5)
+    layer = EncoderLayer(LayerOptions(32, Heads(4), dropout=0.5), (32, 48))
     nn.init.xavier_uniform_(layer.self_attn.in_proj_weight)
     x = torch.randn(2, 5, 32)
     assert not torch.equal(layer(x, x, None), layer(x, x, None))

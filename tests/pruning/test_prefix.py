@@ -8,7 +8,7 @@ from greedyprune.models import Criterion
 from greedyprune.pruning.prefix import Place, advance, begin, finish, site_place
 from greedyprune.pruning.score import candidate_losses
 from greedyprune.pruning.sites import list_sites
-from greedyprune.pruning.transplant import masked
+from greedyprune.pruning.transplant import masked, transplant
 
 MODELS = {
     "dn_detr": ("dn_detr", {}),
@@ -22,7 +22,7 @@ MODELS = {
 }
 
 
-def detector(kind: str = "dn_detr"):
+def detector(kind: str = "dn_detr", **more):
     torch.manual_seed(1)
     name, options = MODELS[kind]
     model = build_model(
@@ -36,6 +36,7 @@ def detector(kind: str = "dn_detr"):
         ffn_dim=40,
         num_queries=9,
         **options,
+        **more,
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -96,5 +97,25 @@ def test_candidate_losses_are_those_of_models_masked_one_by_one(name: str, start
     for loss, candidate in zip(losses.tolist(), candidates, strict=True):
         with torch.inference_mode():
             outputs = masked(model, {name: [*start, candidate]})(IMAGES)
+            assert loss == pytest.approx(criterion.total(criterion(outputs, TARGETS)).item(), rel=1e-4)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["encoder.1.attn", "decoder.1.self", "decoder.0.cross"])
+@pytest.mark.parametrize("start", [(), tuple(range(8, 16))])
+@pytest.mark.parametrize("kind", ["dn_detr", "deformable"])
+def test_candidate_losses_of_heads_are_those_of_models_with_that_head(
+    name: str, start: tuple[int, ...], kind: str
+) -> None:
+    model = detector(kind, whole_heads=True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    site = next(site for site in list_sites(model) if site.name == name)
+    criterion, candidates = Criterion(4), [0, 24]
+    with torch.inference_mode():
+        prefix = advance(model, begin(model.features(IMAGES)), site_place(site))
+    losses = candidate_losses(model, site, start, candidates, [(prefix, TARGETS)], criterion)
+    for loss, first in zip(losses.tolist(), candidates, strict=True):
+        with torch.inference_mode():
+            outputs = transplant(model, {name: [*start, *range(first, first + 8)]})(IMAGES)
             assert loss == pytest.approx(criterion.total(criterion(outputs, TARGETS)).item(), rel=1e-4)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -20,6 +20,7 @@ from greedyprune.pruning.sites import Site
 ATTN = Site("encoder.0.attn", 32, 4, ())
 FFN = Site("encoder.0.ffn", 40, 1, ())
 CROSS = Site("decoder.0.cross", 32, 4, ())
+WHOLE = Site("decoder.1.self", 32, 1, (), unit=8)
 
 
 def options(schedule: str = "gp", **kind) -> ScheduleOptions:
@@ -66,6 +67,15 @@ def test_growth_takes_the_lowest_losses_and_one_channel_in_every_head() -> None:
     losses = torch.tensor([2.0, 1.0, 1.0, 1.0, 0.1, 0.2, 9.0, 8.0])
     assert grow(ATTN, (0, 8, 16, 24), candidates, losses, 4) == (0, 2, 8, 9, 16, 17, 24, 26)
     assert grow(FFN, (0,), [1, 2, 3], torch.tensor([3.0, 1.0, 2.0]), 2) == (0, 2, 3)
+
+
+def test_whole_heads_are_drawn_and_grown_head_by_head() -> None:
+    drawn = [draw_candidates(options(num_evaluate=2), WHOLE, range(8, 16), round_) for round_ in range(8)]
+    assert {tuple(each) for each in drawn} == {(0, 16), (0, 24), (16, 24)}
+    assert draw_candidates(options(num_evaluate=0), WHOLE, range(8, 16), 0) == [0, 16, 24]
+    losses = torch.tensor([0.3, 0.2, 0.2])
+    assert grow(WHOLE, range(8, 16), [0, 16, 24], losses, 8) == (*range(8, 16), *range(16, 24))
+    assert grow(WHOLE, (), [0, 16, 24], losses, 12) == (*range(16, 24), *range(24, 32))  # rounded up
 
 
 def test_growth_to_the_end_gives_every_channel() -> None:

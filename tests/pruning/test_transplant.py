@@ -1,11 +1,15 @@
 """DESIGN law 1: the slim model answers as the masked one does."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from greedyprune import UserError, build_model
+from greedyprune.models import MODELS as REGISTRY
+from greedyprune.models.registry import model_name
 from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
 from greedyprune.pruning.sites import Site, list_sites
 from greedyprune.pruning.transplant import masked, shrink_site, slim_site, transplant
@@ -29,7 +33,9 @@ MODELS = {name: detector(name) for name in ("prelu", "relu", "gelu")} | {
     "deformable, refined": detector("relu", "deformable_detr", with_box_refine=True, enc_n_points=2),
     "deformable, two stages": detector("relu", "deformable_detr", with_box_refine=True, two_stage=True),
 }
-EVERY_KIND = ("prelu", "deformable encoder", "dn deformable")
+WHOLE = {f"{name}, whole heads": detector(name=name, whole_heads=True) for name in REGISTRY}
+MODELS |= WHOLE
+EVERY_KIND = ("prelu", "deformable encoder", "dn deformable", *WHOLE)
 IMAGES = [torch.randn(3, 64, 96), torch.randn(3, 48, 80)]
 
 
@@ -37,11 +43,13 @@ IMAGES = [torch.randn(3, 64, 96), torch.randn(3, 48, 80)]
 def kept_sets(draw: st.DrawFn, sites: list[Site]) -> dict[str, tuple[int, ...]]:
     kept = {}
     for site in draw(st.lists(st.sampled_from(sites), min_size=1, unique_by=lambda s: s.name)):
-        width = draw(st.integers(1, site.group_width))
+        units = range(site.group_width // site.unit)
+        width = draw(st.integers(1, len(units)))
         channels = [
-            group * site.group_width + channel
+            group * site.group_width + unit * site.unit + channel
             for group in range(site.groups)
-            for channel in draw(st.permutations(range(site.group_width)))[:width]
+            for unit in draw(st.permutations(units))[:width]
+            for channel in range(site.unit)
         ]
         kept[site.name] = tuple(sorted(channels))
     return kept
@@ -69,9 +77,51 @@ def test_slim_answers_as_masked_for_any_kept_sets_of_any_sites(kind: str, data: 
 def test_every_site_alone_is_lossless_and_its_pruning_is_felt(kind: str, name: str) -> None:
     model = MODELS[kind]
     site = next(site for site in list_sites(model) if site.name == name)
-    kept = {name: tuple(g * site.group_width for g in range(site.groups))}
-    assert difference(masked(model, kept), transplant(model, kept)) < 1e-4
-    assert difference(model, transplant(model, kept)) > 1e-3
+    kept = {name: tuple(g * site.group_width + c for g in range(site.groups) for c in range(site.unit))}
+    slim = transplant(model, kept)
+    assert difference(masked(model, kept), slim) < 1e-4
+    assert difference(model, slim) > 1e-3
+    inside = copy.deepcopy(model)
+    shrink_site(inside, site, kept[name])
+    assert difference(inside, slim) < 1e-6
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_dense_model_answers_the_same_however_its_heads_leave(kind: str) -> None:
+    model = WHOLE[kind]
+    by_channel = build_model(model_name(model), **{**model.options.to_dict(), "whole_heads": False}).eval()
+    by_channel.load_state_dict(model.state_dict())
+    assert difference(model, by_channel) == 0
+
+
+def test_a_head_that_leaves_takes_along_where_it_looks() -> None:
+    model = WHOLE["dn_deformable_detr, whole heads"]
+    slim = transplant(model, {"encoder.0.attn": range(8, 16), "decoder.1.cross": range(16, 32)})
+    before, after = model.state_dict(), slim.state_dict()
+    for name, heads in (("encoder.layers.0.self_attn", slice(1, 2)), ("decoder.layers.1.cross_attn", slice(2, 4))):
+        for linear in ("sampling_offsets", "attention_weights"):
+            key = f"transformer.{name}.{linear}.weight"
+            assert torch.equal(after[key], before[key].unflatten(0, (4, -1))[heads].flatten(0, 1))
+
+
+def test_a_torn_head_is_refused() -> None:
+    model = WHOLE["dn_detr, whole heads"]
+    with pytest.raises(UserError, match=r"decoder\.1\.cross keeps a part of head 2; its 8 channels stay together"):
+        transplant(model, {"decoder.1.cross": (*range(8), *range(16, 23))})
+
+
+def test_magnitude_keeps_the_heads_with_weights() -> None:
+    model = detector(name="dn_deformable_detr", whole_heads=True)
+    state = model.state_dict()
+    with torch.no_grad():
+        for head in (0, 3):
+            state["transformer.encoder.layers.1.self_attn.value_proj.weight"][head * 8 : head * 8 + 8] *= 1e-4
+            state["transformer.encoder.layers.1.self_attn.value_proj.bias"][head * 8 : head * 8 + 8] *= 1e-4
+        state["transformer.encoder.layers.1.self_attn.sampling_offsets.bias"][-64:] = 1e6
+    cfgs = model.cfgs.replace({"encoder.1.attn": 16})
+    kept = kept_by_magnitude(model, cfgs)
+    assert kept["encoder.1.attn"] == tuple(range(8, 24))
+    assert transplant(model, kept).cfgs == cfgs
 
 
 def test_pruning_twice_is_pruning_once() -> None:

@@ -13,7 +13,7 @@ from greedyprune.pruning.scorers.random import random_orders
 from greedyprune.pruning.scorers.select import select_orders
 from greedyprune.pruning.scorers.taylor import taylor_orders
 
-# From what is given to an order `[groups, group width]` of every site's channels, best first.
+# From what is given to an order `[groups, units]` of every site, best first.
 ORDERS: dict[str, Callable[[Given], dict[str, Tensor]]] = {
     "select": select_orders,
     "taylor": taylor_orders,

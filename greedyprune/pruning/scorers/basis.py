@@ -10,7 +10,7 @@ def basis_cuts(given: Given, refit: bool = True) -> dict[str, SiteCut]:
     cuts: dict[str, SiteCut] = {}
     for site in given.sites:
         moments = given.moments[site.name]
-        if site.kind == "ffn":
+        if site.kind == "ffn" or site.unit > 1:  # a head that leaves whole needs no basis
             order = selected(site, given.state, moments)
             cuts[site.name] = KeptCut(site, given.state, order, moments if refit else None)
         else:

@@ -22,7 +22,7 @@ def exact_orders(given: Given) -> dict[str, Tensor]:
 
 def growth(given: Given, site: Site) -> list[int]:
     """A site's channels in the order in which they come back, all other sites being dense."""
-    step = site.groups if site.kind != "ffn" else max(1, site.width // FFN_ROUNDS)
+    step = site.grain if site.kind != "ffn" else max(1, site.width // FFN_ROUNDS)
     criterion = Criterion(given.model.options.num_classes)
     batches, images = [], 0
     with torch.inference_mode():
@@ -33,9 +33,9 @@ def growth(given: Given, site: Site) -> list[int]:
     order: list[int] = []
     while len(order) < site.width:
         kept = sorted(order)
-        candidates = [channel for channel in range(site.width) if channel not in order]
+        candidates = [channel for channel in range(0, site.width, site.unit) if channel not in order]
         losses = candidate_losses(given.model, site, kept, candidates, batches, criterion)
         added = set(grow(site, kept, candidates, losses, step)) - set(kept)
         ranked = sorted(zip(losses.tolist(), candidates, strict=True))
-        order += [channel for _, channel in ranked if channel in added]
+        order += [c for _, first in ranked if first in added for c in range(first, first + site.unit)]
     return order

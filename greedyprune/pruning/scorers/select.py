@@ -17,12 +17,14 @@ def select_orders(given: Given) -> dict[str, Tensor]:
 
 
 def selected(site: Site, state: State, moments: SiteMoments) -> Tensor:
-    """`[groups, group width]` channels of a site, best first."""
+    """`[groups, units]` of a site, best first."""
     weight = channel_metric(moments.power) @ state[site.reads].double()
     order, _ = forward_selection(moments.rows.covariance, weight)
     return by_group(site, order)
 
 
 def by_group(site: Site, order: Tensor) -> Tensor:
-    """An order `[width]` of all channels as one of each group, `[groups, group width]`."""
-    return torch.stack([order[order // site.group_width == group] for group in range(site.groups)])
+    """An order `[width]` of all channels as one of each group's units, `[groups, units]`: each by its best channel."""
+    units = list(dict.fromkeys((order // site.unit).tolist()))
+    own = site.group_width // site.unit
+    return torch.tensor([[unit for unit in units if unit // own == group] for group in range(site.groups)])

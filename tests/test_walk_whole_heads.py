@@ -1,0 +1,108 @@
+"""The way by whole heads: search, stop, go on, transplant, evaluate, fine-tune; after the search no tool is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from greedyprune import UserError, build_model, load_model
+from greedyprune.cfgs import parse_cfgs
+from greedyprune.commands.eval import main as evaluate
+from greedyprune.commands.make_shapes import main as make_shapes
+from greedyprune.commands.prune import main as prune
+from greedyprune.commands.train import main as train
+from greedyprune.commands.transplant import main as transplant_tool
+from greedyprune.data.coco import CocoDetection
+from greedyprune.models import ModelInfo, save_checkpoint
+from greedyprune.search.record import Record
+from greedyprune.search.study import Study, load_result
+
+SHAPE = {"hidden_dim": 64, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 32, "num_queries": 8}
+HEAD_DIM = 16  # of the demo, too
+QUICK = ["--map_tol", "0.2", "--subset_images", "3", "--eval_images", "6", "--score_images", "2", "--num_evaluate", "2"]
+QUICK += ["--attn_step", "2", "--ffn_step", "256"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes([str(folder), "--train_images", "8", "--val_images", "6", "--workers", "1"])
+    return folder
+
+
+def stop_after(patch: pytest.MonkeyPatch, trials: int) -> None:
+    """Ctrl-C while a search writes the trial after `trials` others."""
+    add, written = Study.add, []
+
+    def stop(study: Study, record: Record) -> None:
+        if len(written) == trials:
+            raise KeyboardInterrupt
+        written.append(record)
+        add(study, record)
+
+    patch.setattr(Study, "add", stop)
+
+
+@pytest.mark.parametrize("name", ["demo", "dn_deformable_detr"])
+def test_search_stop_go_on_transplant_evaluate_and_fine_tune(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, resume = ["--coco_path", str(data), "--device", "cpu"], []
+    if name != "demo":
+        torch.manual_seed(0)
+        val = CocoDetection(data, "val", None, None)
+        info = ModelInfo(tuple(val.class_names), tuple(val.category_ids), 64, 64)
+        model = build_model(name, num_classes=8, backbone="small", info=info, num_feature_levels=2, **SHAPE)
+        save_checkpoint(model, "dense.safetensors")
+        resume = ["--resume", "dense.safetensors"]
+    words = [*here, *resume, *QUICK, "--whole_heads"]
+    assert prune(words) == 0
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    result = json.loads(Path("runs/prune/result.json").read_text())
+    attention = [width for site, width in parse_cfgs(line).widths().items() if not site.endswith("ffn")]
+    assert all(width % HEAD_DIM == 0 for width in attention)
+    assert min(attention) <= 2 * HEAD_DIM
+    assert result["slim"]["params"] < result["dense"]["params"]
+    records = load_result("runs/prune/prune.db")[1]
+
+    again = [*words, "--db", "again.db", "--output_dir", "again"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, trials=6)
+        with pytest.raises(KeyboardInterrupt):
+            prune(again)
+    assert len(load_result("again.db")[1]) == 6
+    with pytest.raises(UserError, match="whole_heads was true, now false"):
+        prune([word for word in again if word != "--whole_heads"])
+    assert prune(again) == 0
+    assert [(r.kept, r.loss) for r in load_result("again.db")[1]] == [(r.kept, r.loss) for r in records]
+
+    assert transplant_tool(resume) == 0
+    capsys.readouterr()
+    slim = ["--resume", "slim.safetensors"]
+    assert evaluate([*here, *slim, "--cfgs", *line.split(), "--json", "--latency_runs", "1"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["AP"] == pytest.approx(result["slim"]["AP"], abs=1e-6)
+    assert (measured["params"], measured["flops"]) == (result["slim"]["params"], result["slim"]["flops"])
+
+    tuning = ["--epochs", "1", "--batch_size", "4", "--augment", "flips", "--output_dir", "tuned"]
+    assert train([*here, *slim, *tuning]) == 0
+    tuned = load_model("tuned/last.safetensors", line)
+    assert tuned.options.whole_heads
+
+
+def test_widths_alone_are_taken_by_whole_heads_when_asked(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model("deformable_detr", num_classes=3, backbone="small", **SHAPE)
+    save_checkpoint(model, tmp_path / "dense.safetensors")
+    words = ["--resume", str(tmp_path / "dense.safetensors"), "--output", str(tmp_path / "slim.safetensors")]
+    cfgs = [[[16, 20]], [[32, 48, 32], [64, 16, 1]]]
+    assert transplant_tool([*words, "--whole_heads", "--cfgs", json.dumps(cfgs)]) == 0
+    slim = load_model(tmp_path / "slim.safetensors")
+    assert slim.options.whole_heads
+    assert slim.cfgs.to_list() == cfgs
+    with pytest.raises(UserError, match="cross width 40 is not a multiple of the 16 channels of a head"):
+        transplant_tool([*words, "--whole_heads", "--cfgs", json.dumps(cfgs).replace("48", "40")])
+    with pytest.raises(UserError, match="--whole_heads is for --cfgs"):
+        transplant_tool([*words, "--whole_heads"])
