@@ -35,7 +35,8 @@ constexpr int64_t kSamplesAhead = 5;
 
 // One query, N vectors of channels: adds to the gradients of the rows at its samples' corners, and multiplies these
 // rows with grad_out. first: nothing is in `partial` yet. kTail: as in the forward pass. `both`: the samples of this
-// bundle and of the next, as a ring of `ring`; this query's start at `at`, and in `partial` at its own beginning. shared: value and gradient have the same offsets.
+// bundle and of the next, as a ring of `ring`; this query's start at `at`, and in `partial` at its own beginning.
+// shared: value and gradient have the same offsets.
 template <class V, int N, bool kTail>
 void spread_block(const typename V::T *value, typename V::T *gradient, const typename V::T *grad_out,
                   const Samples<V> &both, int64_t ring, int64_t at, int64_t count,
@@ -202,8 +203,8 @@ bool is_packed(const Problem &p, int64_t tokens) {
   return p.queries * p.points * 4 > 2 * tokens;
 }
 
-// Clears part `part` of `parts` of the gradients that are added to where they lie; all heads together, for the rows of one
-// head alone, each a whole token behind the last, took three times as long.
+// Clears part `part` of `parts` of the gradients that are added to where they lie; all heads together, for the rows of
+// one head alone, each a whole token behind the last, took three times as long.
 template <class V>
 void clear_in_place(const Problem &p, typename V::T *grad_value, int64_t part, int64_t parts) {
   const int64_t row = p.heads * p.channels;

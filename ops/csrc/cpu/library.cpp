@@ -17,8 +17,8 @@ namespace {
 
 constexpr size_t kHuge = size_t(1) << 21;
 
-// Asks for pages of 2 MB where `memory` holds whole ones. Fresh memory comes a page at a time, which for the gradient of a
-// batch took longer than all the arithmetic; and reads that jump about miss in the table of small pages.
+// Asks for pages of 2 MB where `memory` holds whole ones. Fresh memory comes a page at a time, which for the gradient of
+// a batch took longer than all the arithmetic; and reads that jump about miss in the table of small pages.
 void ask_for_huge_pages(void *memory, size_t bytes) {
 #if defined(__linux__)
   const uintptr_t from = reinterpret_cast<uintptr_t>(memory), first = (from + kHuge - 1) / kHuge * kHuge;
