@@ -6,6 +6,7 @@ queries in the decoder. Baseline: grid_sample per level, what everyone falls bac
 
 import argparse
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,8 +17,20 @@ from torch import Tensor
 
 from greedyprune.ops import ms_deform_attn_twin
 from greedyprune.ops.built import find
-from greedyprune.ops.measure import DECODER_QUERIES, FLAT, SHAPES, TOKENS, Given, copy_rate, gathered, make_given, timed
+from greedyprune.ops.measure import (
+    DECODER_QUERIES,
+    FLAT,
+    SHAPES,
+    TOKENS,
+    Given,
+    copy_rate,
+    gathered,
+    in_turn,
+    make_given,
+)
 from greedyprune.ops.operator import OPERATOR
+
+Pass = Callable[[], object]
 
 
 def baseline(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
@@ -35,34 +48,32 @@ def baseline(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor
     return summed.view(batch, heads * channels, queries).transpose(1, 2).contiguous().to(value.dtype)
 
 
-def time_function(call: Callable[..., Tensor], given: Given, runs: int) -> tuple[float, float]:
-    """Seconds forward (without a graph) and backward (the gradients of all three inputs)."""
+def passes(call: Callable[..., Tensor], given: Given) -> tuple[Pass, Pass]:
+    """Forward (without a graph) and backward (the gradients of all three inputs) of a function, to be timed."""
     *inputs, grad = given
-    with torch.no_grad():
-        forward = timed(lambda: call(*inputs), grad.device, runs)
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     out = call(*leaves)
-    return forward, timed(lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True), grad.device, runs)
+    return torch.no_grad()(lambda: call(*inputs)), lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)
 
 
-def measure(given: Given, runs: int) -> dict[str, tuple[float, float]]:
-    """Seconds forward and backward of everything that runs on the inputs' device."""
+def measure(given: Given, runs: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Seconds forward and backward, of every round, of everything that runs on the inputs' device."""
     device = given.value.device
-    times = {
-        "grid_sample": time_function(lambda v, places, w: baseline(v, SHAPES, places, w), given, runs),
-        "twin": time_function(lambda v, places, w: ms_deform_attn_twin(v, SHAPES, places, w), given, runs),
+    calls = {
+        "grid_sample": passes(lambda v, places, w: baseline(v, SHAPES, places, w), given),
+        "twin": passes(lambda v, places, w: ms_deform_attn_twin(v, SHAPES, places, w), given),
     }
     module: Any = find(device.type).module
-    if module is None:
-        return times
-    if device.type == "cuda":
+    if module is not None and device.type == "cuda":
         arguments = (given.value, FLAT, given.locations, given.weights)
-        times["plain kernel"] = (
-            timed(lambda: module.forward(*arguments, variant="plain"), device, runs),
-            timed(lambda: module.backward(given.grad, *arguments, variant="plain"), device, runs),
+        calls["plain kernel"] = (
+            lambda: module.forward(*arguments, variant="plain"),
+            lambda: module.backward(given.grad, *arguments, variant="plain"),
         )
-    times["compiled"] = time_function(lambda v, places, w: OPERATOR(v, FLAT, places, w), given, runs)
-    return times
+    if module is not None:
+        calls["compiled"] = passes(lambda v, places, w: OPERATOR(v, FLAT, places, w), given)
+    forward, backward = (in_turn(kind, device, runs) for kind in zip(*calls.values(), strict=True))
+    return dict(zip(calls, zip(forward, backward, strict=True), strict=True))
 
 
 def main() -> None:
@@ -70,6 +81,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    parser.add_argument("--shape", nargs="+", default=["encoder", "decoder"], choices=("encoder", "decoder"))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 8])
     parser.add_argument("--channels", type=int, nargs="+", default=[32, 19], help="of a head")
     parser.add_argument("--runs", type=int, default=5)
@@ -82,21 +94,23 @@ def main() -> None:
     table = Table(title=f"{title}, {args.dtype}, compiled: {find(device.type).reason}", title_justify="left")
     for column in ("shape", "B", "C", "implementation", "forward ms", "times", "GB/s", "backward ms", "times", "GB/s"):
         table.add_column(column, justify="left" if column in ("shape", "implementation") else "right")
-    for name, queries in (("encoder", TOKENS), ("decoder", DECODER_QUERIES)):
+    for name in args.shape:
+        queries = TOKENS if name == "encoder" else DECODER_QUERIES
         for batch in args.batch:
             for channels in args.channels:
                 given = make_given(batch, channels, queries, device, dtype, args.near)
                 times, amounts = measure(given, args.runs), gathered(given)
                 for what, seconds in times.items():
-                    cells = [
-                        (f"{s * 1e3:.2f}", f"{b / s:.1f}", f"{amount / s / 1e9:.1f}")
-                        for s, b, amount in zip(seconds, times["grid_sample"], amounts, strict=True)
-                    ]
+                    cells = []
+                    for own, others, amount in zip(seconds, times["grid_sample"], amounts, strict=True):
+                        ratio = median(other / mine for other, mine in zip(others, own, strict=True))
+                        cells.append((f"{median(own) * 1e3:.2f}", f"{ratio:.1f}", f"{amount / median(own) / 1e9:.1f}"))
                     table.add_row(name, str(batch), str(channels), what, *cells[0], *cells[1])
                 table.add_section()
     console = Console(width=120)
     console.print(table)
-    console.print("times: as fast as grid_sample; GB/s: of corners read (and, backward, of gradients read and written)")
+    console.print("times: as fast as grid_sample, the median of rounds in which all take turns")
+    console.print("GB/s: of corners read (and, backward, of gradients read and written)")
     sizes = (2**20, 2**23, 2**28) if device.type == "cpu" else (2**28,)
     rates = ", ".join(f"{copy_rate(device, size) / 1e9:.0f} GB/s of {size / 2**20:.0f} MiB" for size in sizes)
     console.print(f"copying, read and written: {rates}")

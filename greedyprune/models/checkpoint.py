@@ -109,14 +109,26 @@ def load_checkpoint(model: Detector, source: str | Path | Mapping[str, Tensor]) 
 
 def own_tensors(model: Detector) -> State:
     """A detector's tensors as a checkpoint holds them: what several layers share is there once, by its first name."""
-    names: dict[int, str] = {}
-    named = convert_keys(model.state_dict(keep_vars=True))
-    return {key: value for key, value in named.items() if names.setdefault(id(value), key) == key}
+    return _names(model)[0]
+
+
+def _names(model: Detector) -> tuple[State, dict[str, str]]:
+    """A detector's tensors, each by its first name; and of every further name the first."""
+    own: State = {}
+    further: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for key, value in convert_keys(model.state_dict(keep_vars=True)).items():
+        name = first.setdefault(id(value), key)
+        if name == key:
+            own[key] = value
+        else:
+            further[key] = name
+    return own, further
 
 
 def _load(model: Detector, state: State, place: str) -> Detector:
-    own = own_tensors(model)
-    state = _unshare(model, state, place)
+    own, further = _names(model)
+    state = _unshare(state, further, place)
     # Batch norm's counter is only there where the norm is trained.
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked") or key in own}
     for key, value in own.items():
@@ -134,17 +146,12 @@ def _load(model: Detector, state: State, place: str) -> Detector:
     return model
 
 
-def _unshare(model: Detector, state: State, place: str) -> State:
+def _unshare(state: State, further: Mapping[str, str], place: str) -> State:
     """A state dict without the further names of what the model shares; published ones hold each of them."""
-    first: dict[int, str] = {}
-    result = dict(state)
-    for key, value in convert_keys(model.state_dict(keep_vars=True)).items():
-        name = first.setdefault(id(value), key)
-        if name != key and key in result:
-            if name in result and not torch.equal(result[name], result[key]):
-                raise UserError(f"{place} is of another model: {name} and {key} differ, and are one tensor here")
-            del result[key]
-    return result
+    for key, name in further.items():
+        if key in state and name in state and not torch.equal(state[name], state[key]):
+            raise UserError(f"{place} is of another model: {name} and {key} differ, and are one tensor here")
+    return {key: value for key, value in state.items() if key not in further}
 
 
 def load_model(path: str | Path, cfgs: str | Sequence[Any] | Cfgs | None = None, **overrides: Any) -> Detector:

@@ -11,7 +11,6 @@ Where HuggingFace's arithmetic differs from the published one, the published one
 """
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,9 +22,9 @@ from greedyprune.models.huggingface_parts import (
     check_backbone,
     check_halves,
     config_part,
+    is_dilated,
     need,
-    rename_backbone,
-    stack_projections,
+    rename,
 )
 from greedyprune.models.infer import infer_shape
 from greedyprune.models.options import ModelInfo
@@ -45,7 +44,7 @@ _WHOLE = {
     "model.decoder.layernorm": "transformer.decoder.norm",
 }
 _ENCODER_LAYER = {
-    "self_attn.q_proj": "self_attn.q",  # stacked into in_proj below
+    "self_attn.q_proj": "self_attn.q",  # stacked into in_proj then
     "self_attn.k_proj": "self_attn.k",
     "self_attn.v_proj": "self_attn.v",
     "self_attn.out_proj": "self_attn.out_proj",
@@ -77,7 +76,6 @@ _DECODER_LAYER = {
     "mlp.final_layer_norm": "norm3",
 }
 _LAYERS = {"encoder": _ENCODER_LAYER, "decoder": _DECODER_LAYER}
-_LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
 # Settings that change the arithmetic and that DN-DETR does not have: name, the value it needs, where that is unset.
 _NEEDED = (
     ("model_type", "dab-detr", None),
@@ -101,11 +99,7 @@ def convert_huggingface(state: Mapping[str, Tensor], config: Mapping[str, Any]) 
         UserError: it is another model, or uses a setting that DN-DETR has not.
     """
     dilation = _check_config(config)
-    converted: State = {}
-    for key, value in state.items():
-        if not key.endswith("num_batches_tracked"):
-            converted[_rename(key)] = value
-    stack_projections(converted)
+    converted = rename(state, _WHOLE, _LAYERS, "DAB-DETR")
     if "class_embed.weight" in converted:
         classes, dim = converted["class_embed.weight"].shape
         rows = torch.randn(classes + 1, dim - 1, generator=torch.Generator().manual_seed(0))
@@ -157,19 +151,4 @@ def _check_config(config: Mapping[str, Any]) -> bool:
     last = (backbone.get("out_features") or ["stage4"])[-1], (backbone.get("out_indices") or [4])[-1]
     if last[0] != "stage4" or last[1] not in (4, -1):
         raise UserError(f"config.json: the backbone's last output is {last[0]} ({last[1]}); DN-DETR reads stage4")
-    return bool(config.get("dilation")) or backbone.get("output_stride") == 16
-
-
-def _rename(key: str) -> str:
-    """This project's name of a HuggingFace tensor."""
-    if match := _LAYER.fullmatch(key):
-        part, index, name, kind = match.groups()
-        if name in _LAYERS[part]:
-            return f"transformer.{part}.layers.{index}.{_LAYERS[part][name]}.{kind}"
-    elif name := rename_backbone(key):
-        return name
-    else:
-        for theirs, ours in _WHOLE.items():
-            if key.startswith(theirs + "."):
-                return ours + key.removeprefix(theirs)
-    raise UserError(f"the HuggingFace model has {key}, which no DAB-DETR has that can be imported")
+    return is_dilated(config, backbone)

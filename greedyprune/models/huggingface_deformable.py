@@ -13,9 +13,9 @@ from greedyprune.errors import UserError
 from greedyprune.models.huggingface_parts import (
     check_backbone,
     check_halves,
+    is_dilated,
     need,
-    rename_backbone,
-    stack_projections,
+    rename,
 )
 from greedyprune.models.infer import infer_shape
 from greedyprune.models.published import State
@@ -46,7 +46,7 @@ _LAYERS = {
     "decoder": {
         **_FFN,
         **{f"encoder_attn.{name}": f"cross_attn.{name}" for name in _DEFORMABLE},
-        "self_attn.q_proj": "self_attn.q",  # stacked into in_proj below
+        "self_attn.q_proj": "self_attn.q",  # stacked into in_proj then
         "self_attn.k_proj": "self_attn.k",
         "self_attn.v_proj": "self_attn.v",
         "self_attn.out_proj": "self_attn.out_proj",
@@ -56,7 +56,6 @@ _LAYERS = {
         "final_layer_norm": "norm3",
     },
 }
-_LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
 # Settings that change the arithmetic: name, the value that is needed, where that is unset.
 _NEEDED = (("position_embedding_type", "sine", "sine"),)
 _ACTIVATIONS = ("relu", "gelu")
@@ -77,11 +76,7 @@ def convert_deformable(state: Mapping[str, Tensor], config: Mapping[str, Any]) -
     """
     two_stage = bool(config.get("two_stage"))
     dilation = _check_config(config)
-    converted: State = {}
-    for key, value in state.items():
-        if not key.endswith("num_batches_tracked"):
-            converted[_rename(key)] = value
-    stack_projections(converted)
+    converted = rename(state, _WHOLE, _LAYERS, "Deformable DETR")
     _repeat_heads(converted, int(config.get("decoder_layers", 6)) + two_stage)
     known = {"nheads": "encoder_attention_heads", "dim_feedforward": "encoder_ffn_dim"}
     arguments = {ours: config[theirs] for ours, theirs in known.items() if theirs in config}
@@ -110,22 +105,7 @@ def _check_config(config: Mapping[str, Any]) -> bool:
     found = list(stages or backbone.get("out_indices") or wanted)
     if found != wanted:
         raise UserError(f"config.json: the backbone's stages {found} are read; {levels} levels need {wanted}")
-    return bool(config.get("dilation")) or backbone.get("output_stride") == 16
-
-
-def _rename(key: str) -> str:
-    """This project's name of a HuggingFace tensor."""
-    if match := _LAYER.fullmatch(key):
-        part, index, name, kind = match.groups()
-        if name in _LAYERS[part]:
-            return f"transformer.{part}.layers.{index}.{_LAYERS[part][name]}.{kind}"
-    elif name := rename_backbone(key):
-        return name
-    else:
-        for theirs, ours in _WHOLE.items():
-            if key == theirs or key.startswith(theirs + "."):
-                return ours + key.removeprefix(theirs)
-    raise UserError(f"the HuggingFace model has {key}, which no Deformable DETR has that can be imported")
+    return is_dilated(config, backbone)
 
 
 def _repeat_heads(state: State, count: int) -> None:

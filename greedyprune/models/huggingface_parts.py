@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import RESNETS
 from greedyprune.models.published import State
 
+_LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _BACKBONE = re.compile(r"model\.backbone\.conv_encoder\.model\.(?:_backbone\.)?(.+)")
 # HuggingFace's own ResNet; timm's has torchvision's names.
 _STEM = re.compile(r"embedder\.embedder\.(convolution|normalization)\.(.+)")
@@ -63,10 +65,47 @@ def check_backbone(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return backbone
 
 
-def rename_backbone(key: str) -> str | None:
-    """This project's name of a tensor of the backbone; None: it is of another part."""
-    match = _BACKBONE.fullmatch(key)
-    return match and f"backbone.0.body.{_rename_resnet(match[1])}"
+def is_dilated(config: Mapping[str, Any], backbone: Mapping[str, Any]) -> bool:
+    """Whether the backbone, of these own settings, keeps its last stage's stride at 16."""
+    return bool(config.get("dilation")) or backbone.get("output_stride") == 16
+
+
+def rename(
+    state: Mapping[str, Tensor], whole: Mapping[str, str], layers: Mapping[str, Mapping[str, str]], model: str
+) -> State:
+    """The state dict under this project's names, with self-attention's three input projections as one tensor.
+
+    Args:
+        state: HuggingFace's.
+        whole: this project's name of each part that is neither backbone nor layer, by HuggingFace's.
+        layers: for "encoder" and "decoder" the names inside a layer, likewise.
+        model: its name, for messages.
+
+    Raises:
+        UserError: a tensor has no name here, or a projection is missing.
+    """
+    renamed = {
+        _rename(key, whole, layers, model): value
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    _stack_projections(renamed)
+    return renamed
+
+
+def _rename(key: str, whole: Mapping[str, str], layers: Mapping[str, Mapping[str, str]], model: str) -> str:
+    """This project's name of a HuggingFace tensor."""
+    if match := _LAYER.fullmatch(key):
+        part, index, name, kind = match.groups()
+        if name in layers[part]:
+            return f"transformer.{part}.layers.{index}.{layers[part][name]}.{kind}"
+    elif match := _BACKBONE.fullmatch(key):
+        return f"backbone.0.body.{_rename_resnet(match[1])}"
+    else:
+        for theirs, ours in whole.items():
+            if key == theirs or key.startswith(theirs + "."):
+                return ours + key.removeprefix(theirs)
+    raise UserError(f"the HuggingFace model has {key}, which no {model} has that can be imported")
 
 
 def _rename_resnet(key: str) -> str:
@@ -82,7 +121,7 @@ def _rename_resnet(key: str) -> str:
     return key
 
 
-def stack_projections(state: State) -> None:
+def _stack_projections(state: State) -> None:
     """Self-attention's three input projections as one tensor, in place."""
     for key in [key for key in state if re.search(r"(?:en|de)coder\.layers\.\d+\.self_attn\.q\.", key)]:
         layer, kind = key.rsplit(".q.", 1)

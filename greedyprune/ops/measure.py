@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,21 +59,39 @@ def _centres() -> Tensor:
     return torch.cat(levels)
 
 
+def in_turn(calls: Sequence[Callable[[], object]], device: torch.device, runs: int) -> list[list[float]]:
+    """Seconds of each call in every round, `[calls, runs]`, after one warm-up.
+
+    In a round the calls take turns: whatever else the machine does hits all alike, and ratios within a round can be
+    trusted. A short call finds the caches as it left them, for it runs several times and its mean counts; so does every
+    call on a GPU, where the time to launch one hides behind the one before.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    warm = [_seconds(call, device, 1) for call in calls]
+    repeats = [10 if device.type == "cuda" else int(min(10, max(1, 0.03 / seconds))) for seconds in warm]
+    for _ in range(runs):
+        for call, repeat, found in zip(calls, repeats, times, strict=True):
+            if repeat > 1:
+                call()
+            found.append(_seconds(call, device, repeat))
+    return times
+
+
 def timed(call: Callable[[], object], device: torch.device, runs: int) -> float:
-    """Seconds of a call, the median of several after one warm-up; on a GPU each is the mean of ten in a row, so that
-    the time to launch one hides behind the one before."""
-    repeat, times = 10 if device.type == "cuda" else 1, []
-    for index in range(-1, runs):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        for _ in range(repeat):
-            call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if index >= 0:
-            times.append((time.perf_counter() - start) / repeat)
-    return statistics.median(times)
+    """Seconds of a call: the median of `in_turn`'s runs."""
+    return statistics.median(in_turn([call], device, runs)[0])
+
+
+def _seconds(call: Callable[[], object], device: torch.device, repeat: int) -> float:
+    """Mean seconds of `repeat` calls in a row."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(repeat):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / repeat
 
 
 def gathered(given: Given) -> tuple[int, int]:

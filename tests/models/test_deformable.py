@@ -14,18 +14,9 @@ from greedyprune.models.deformable_attention import DeformableAttention, Deforma
 from greedyprune.models.features import Levels
 from greedyprune.models.layers import Heads
 
+from .small_model import SHAPE, SLIM
+
 GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "dn_deformable_detr_r50.json"
-SHAPE = {
-    "num_classes": 6,
-    "backbone": "small",
-    "hidden_dim": 32,
-    "heads": 4,
-    "enc_layers": 2,
-    "dec_layers": 2,
-    "ffn_dim": 48,
-    "num_queries": 7,
-}
-SLIM = [[[16, 24], [8, 40]], [[8, 16, 24], [24, 8, 8]]]
 KINDS = {
     "dn": ("dn_deformable_detr", {"enc_n_points": 2}),
     "dn, two stages": ("dn_deformable_detr", {"two_stage": True, "dec_n_points": 3}),

@@ -1,6 +1,5 @@
 """HuggingFace's own DAB-DETR is a second implementation: after the import ours must answer alike."""
 
-import json
 import re
 import shutil
 
@@ -12,53 +11,33 @@ from greedyprune import UserError, load_model
 from greedyprune.commands.import_hf import main
 from greedyprune.models import ImageBatch
 
-transformers = pytest.importorskip("transformers")
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+from .small_huggingface import (
+    CLASS_NAMES,
+    CLOSE,
+    SHAPE,
+    imported,
+    padded_images,
+    randomised,
+    refuse_import,
+    resnet,
+    saved_and_imported,
+    transformers,
+    variant,
+)
 
 
 def huggingface(**settings):
-    backbone = transformers.ResNetConfig(
-        layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], out_features=["stage4"]
-    )
-    config = transformers.DabDetrConfig(
-        backbone_config=backbone,
-        **{
-            "hidden_size": 32,
-            "encoder_layers": 2,
-            "decoder_layers": 3,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 48,
-            "decoder_ffn_dim": 48,
-            "num_queries": 9,
-            "temperature_height": 15,
-            "temperature_width": 30,
-            "auxiliary_loss": True,
-            "id2label": dict(enumerate(["N/A", "cat", "dog", "owl", "N/A", "bee"])),
-            **settings,
-        },
-    )
+    own = {"hidden_size": 32, "temperature_height": 15, "temperature_width": 30, "auxiliary_loss": True}
+    config = transformers.DabDetrConfig(backbone_config=resnet(["stage4"]), **{**SHAPE, **own, **settings})
     torch.manual_seed(0)
-    model = transformers.DabDetrForObjectDetection(config).eval()
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if "normalization" in name or "norm." in name:
-                # Statistics and scales that are not the neutral ones.
-                spread = torch.rand_like(tensor)
-                tensor.copy_(spread + 0.5 if name.endswith(("weight", "running_var")) else spread - 0.5)
-            elif "conv_encoder" not in name and "refpoint" not in name:
-                tensor.add_(torch.randn_like(tensor) * 0.1)  # the box head starts as zeros
-    return model
+    return randomised(transformers.DabDetrForObjectDetection(config).eval(), ("conv_encoder", "refpoint"))
 
 
 @pytest.fixture(
     scope="module", params=[{}, {"num_patterns": 2, "activation_function": "relu"}], ids=["plain", "patterns"]
 )
 def saved(request, tmp_path_factory):
-    model = huggingface(**request.param)
-    folder = tmp_path_factory.mktemp("saved")
-    model.save_pretrained(folder)
-    return model, imported(folder, folder / "ours.safetensors")
+    return saved_and_imported(huggingface(**request.param), tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +46,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     huggingface().save_pretrained(folder)
     return folder
-
-
-def variant(folder, here, **changes):
-    """The same weights with another config."""
-    here.mkdir()
-    (here / "model.safetensors").symlink_to(folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text()) | changes
-    (here / "config.json").write_text(json.dumps(config))
-    return here
-
-
-def imported(folder, output):
-    assert main([str(folder), "--output", str(output)]) == 0
-    return load_model(output)
 
 
 def all_layers(reference, pixels, mask):
@@ -97,12 +62,7 @@ def all_layers(reference, pixels, mask):
 @pytest.mark.parametrize("sizes", [[(96, 128)], [(96, 128), (64, 100)]], ids=["single", "padded"])
 def test_logits_and_boxes_of_every_decoder_layer_agree(saved, sizes):
     reference, model = saved
-    torch.manual_seed(1)
-    pixels = torch.zeros(len(sizes), 3, 96, 128)
-    mask = torch.zeros(len(sizes), 96, 128, dtype=torch.long)
-    for i, (height, width) in enumerate(sizes):
-        pixels[i, :, :height, :width] = torch.randn(3, height, width)
-        mask[i, :height, :width] = 1
+    pixels, mask = padded_images(sizes)
     wanted = all_layers(reference, pixels, mask)
     # Both cut the inverse sigmoid off near 0 and 1, but not at the same place: the comparison stays between.
     assert all(((boxes > 1e-3) & (boxes < 1 - 1e-3)).all() for _, boxes in wanted)
@@ -133,7 +93,7 @@ def test_the_inverse_sigmoid_is_the_only_difference_at_the_image_border(tmp_path
 
 def test_options_and_class_names_come_along(saved):
     reference, model = saved
-    assert model.info.class_names == ("N/A", "cat", "dog", "owl", "N/A", "bee")
+    assert model.info.class_names == CLASS_NAMES
     assert model.info.category_ids == (0, 1, 2, 3, 4, 5)
     assert (model.info.short_side, model.info.long_side) == (800, 1333)
     options = model.options
@@ -211,9 +171,7 @@ def test_timm_names_of_the_backbone_give_the_same_model(folder, tmp_path, wrappe
 )
 def test_what_cannot_be_imported_is_refused_by_name_and_nothing_is_written(folder, tmp_path, change, message):
     here = variant(folder, tmp_path / "changed", **change)
-    with pytest.raises(UserError, match=re.escape(message)):
-        main([str(here), "--output", str(tmp_path / "ours.safetensors")])
-    assert not (tmp_path / "ours.safetensors").exists()
+    refuse_import(here, tmp_path / "ours.safetensors", message)
 
 
 def test_missing_and_broken_files_are_named(folder, tmp_path):

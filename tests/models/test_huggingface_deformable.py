@@ -1,6 +1,5 @@
 """HuggingFace's own Deformable DETR is a second implementation: after the import ours must answer alike."""
 
-import json
 import re
 
 import pytest
@@ -8,11 +7,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from greedyprune import UserError, load_model
-from greedyprune.commands.import_hf import main
 from greedyprune.models import ImageBatch
 
-transformers = pytest.importorskip("transformers")
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+from .small_huggingface import (
+    CLASS_NAMES,
+    CLOSE,
+    SHAPE,
+    imported,
+    padded_images,
+    randomised,
+    refuse_import,
+    resnet,
+    saved_and_imported,
+    transformers,
+    variant,
+)
+
 KINDS = {
     "plain": {},
     "one level": {"num_feature_levels": 1, "activation_function": "gelu"},
@@ -23,49 +33,15 @@ KINDS = {
 
 def huggingface(**settings):
     stages = ["stage2", "stage3", "stage4"][-min(settings.get("num_feature_levels", 4), 3) :]
-    backbone = transformers.ResNetConfig(
-        layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], out_features=stages
-    )
-    config = transformers.DeformableDetrConfig(
-        backbone_config=backbone,
-        **{
-            "d_model": 32,
-            "encoder_layers": 2,
-            "decoder_layers": 3,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 48,
-            "decoder_ffn_dim": 48,
-            "num_queries": 9,
-            "two_stage_num_proposals": 11,
-            "id2label": dict(enumerate(["N/A", "cat", "dog", "owl", "N/A", "bee"])),
-            **settings,
-        },
-    )
+    own = {"d_model": 32, "two_stage_num_proposals": 11}
+    config = transformers.DeformableDetrConfig(backbone_config=resnet(stages), **{**SHAPE, **own, **settings})
     torch.manual_seed(0)
-    model = transformers.DeformableDetrForObjectDetection(config).eval()
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if "normalization" in name or "norm." in name:
-                # Statistics and scales that are not the neutral ones.
-                spread = torch.rand_like(tensor)
-                tensor.copy_(spread + 0.5 if name.endswith(("weight", "running_var")) else spread - 0.5)
-            elif "conv_encoder" not in name:
-                tensor.add_(torch.randn_like(tensor) * 0.1)  # heads and offsets start as zeros
-    return model
-
-
-def imported(folder, output):
-    assert main([str(folder), "--output", str(output)]) == 0
-    return load_model(output)
+    return randomised(transformers.DeformableDetrForObjectDetection(config).eval(), ("conv_encoder",))
 
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def saved(request, tmp_path_factory):
-    model = huggingface(**request.param)
-    folder = tmp_path_factory.mktemp("saved")
-    model.save_pretrained(folder)
-    return model, imported(folder, folder / "ours.safetensors")
+    return saved_and_imported(huggingface(**request.param), tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +69,7 @@ def all_layers(reference, pixels, mask):
 @pytest.mark.parametrize("sizes", [[(96, 128)], [(96, 128), (64, 100)]], ids=["single", "padded"])
 def test_logits_and_boxes_agree(saved, sizes):
     reference, model = saved
-    torch.manual_seed(1)
-    pixels = torch.zeros(len(sizes), 3, 96, 128)
-    mask = torch.zeros(len(sizes), 96, 128, dtype=torch.long)
-    for i, (height, width) in enumerate(sizes):
-        pixels[i, :, :height, :width] = torch.randn(3, height, width)
-        mask[i, :height, :width] = 1
+    pixels, mask = padded_images(sizes)
     layers, wanted = all_layers(reference, pixels, mask)
     with torch.no_grad():
         found = model(ImageBatch(pixels, mask == 0))
@@ -120,7 +91,7 @@ def test_options_and_classes_come_along(saved):
     assert options.with_box_refine == config.with_box_refine
     assert (options.enc_n_points, options.dec_n_points) == (config.encoder_n_points, config.decoder_n_points)
     assert options.num_queries == (config.two_stage_num_proposals if config.two_stage else config.num_queries)
-    assert model.info.class_names == ("N/A", "cat", "dog", "owl", "N/A", "bee")
+    assert model.info.class_names == CLASS_NAMES
 
 
 def test_heads_that_the_file_holds_under_every_name_load_alike(folder, tmp_path):
@@ -149,12 +120,8 @@ def test_heads_that_the_file_holds_under_every_name_load_alike(folder, tmp_path)
     ],
 )
 def test_what_cannot_be_imported_is_refused_by_name(folder, tmp_path, change, message):
-    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text()) | change
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=re.escape(message)):
-        main([str(tmp_path), "--output", str(tmp_path / "ours.safetensors")])
-    assert not (tmp_path / "ours.safetensors").exists()
+    here = variant(folder, tmp_path / "changed", **change)
+    refuse_import(here, tmp_path / "ours.safetensors", message)
 
 
 def test_loading_the_huggingface_file_itself_says_what_to_do(folder):

@@ -10,16 +10,7 @@ from greedyprune.models.backbone import RESNETS, Backbone
 from greedyprune.models.layers import DecoderLayer, EncoderLayer, Heads, LayerOptions, PackedSelfAttention
 from greedyprune.models.position import box_positions, image_positions
 
-SHAPE = {
-    "num_classes": 6,
-    "backbone": "small",
-    "hidden_dim": 32,
-    "heads": 4,
-    "enc_layers": 2,
-    "dec_layers": 2,
-    "ffn_dim": 48,
-    "num_queries": 7,
-}
+from .small_model import SHAPE
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,3 @@
-import itertools
 import json
 import os
 import random
@@ -8,65 +7,17 @@ import time
 import uuid
 import warnings
 from dataclasses import asdict, replace
-from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
-import sqlalchemy as sa
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
-from greedyprune.errors import UserError
-from greedyprune.search.database import is_on_network
-from greedyprune.search.record import Baseline, Growth, Proposal, Record
-from greedyprune.search.study import Study, list_studies, load_result
+from greedyprune.search.record import Baseline, Growth
+from greedyprune.search.study import list_studies, load_result
 
-SITES = {
-    f"{part}.{layer}.{kind}": (2048, 96) if kind == "ffn" else (256, 8)
-    for part, kinds in (("encoder", ("attn", "ffn")), ("decoder", ("self", "cross", "ffn")))
-    for layer in range(3)
-    for kind in kinds
-}
-SETTINGS = {"schedule": "gp", "map_tol": 0.02, "seed": 0, "weights": "ab" * 32, "size": [160, 160], "note": None}
-
-
-def record_of(number: int) -> Record:
-    """A record that is a function of its number, with floats that need all their digits."""
-    rng = random.Random(number)
-    site = list(SITES)[number % len(SITES)]
-    full, step = SITES[site]
-    kept = rng.sample(range(full), rng.randint(1, 7) * step)
-    growth = Growth(site, number, tuple(sorted(kept)), rng.choice([None, rng.random() * 20]), rng.random() < 0.5)
-    proposal = Proposal(rng.choice(["budget", "move"]), number, rng.random(), rng.random() * 3, rng.random() < 0.5)
-    return Record(
-        origin=rng.choice([growth, proposal]),
-        widths={name: width for name, (width, _) in SITES.items()} | {site: len(kept)},
-        subset_map=rng.random(),
-        full_map=rng.choice([None, rng.random()]),
-        target=rng.random() / 3,
-        params=rng.randrange(10**8),
-        flops=rng.randrange(10**12),
-        image_forwards=rng.randrange(10**5),
-        seconds=rng.random() * 10,
-    )
-
-
-def open_study(url, name="default", settings=SETTINGS, **options):
-    return Study.open(str(url), name, settings, sites=SITES, **options)
-
-
-def refusal(action, *arguments, **options) -> str:
-    """The one line with which a call is refused."""
-    with pytest.raises(UserError) as caught:
-        action(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.fixture
-def db(tmp_path):
-    return tmp_path / "runs" / "prune" / "prune.db"
+from .small_study import SETTINGS, SITES, open_study, record_of, refusal
 
 
 def test_what_was_added_comes_back_exactly_and_in_order(db):
@@ -267,114 +218,6 @@ def test_a_study_of_another_program_is_refused(db):
     assert "trial 1 of the study was written by another program" in refusal(open_study, db)
 
 
-@pytest.mark.parametrize("content", [b"Dear diary,\n" * 100, b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20])
-def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path, content):
-    path = tmp_path / "diary.txt"
-    path.write_bytes(content)
-    for action in (open_study, load_result, list_studies):
-        assert refusal(action, str(path)).startswith(f"database {path} is not a database: ")
-    assert path.read_bytes() == content
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("nosuch://host/name", "knows no database 'nosuch'"),
-        ("sqlite+nosuch:///x.db", "knows no database 'sqlite+nosuch'"),
-        ("mssql+pymssql://me:secret@host/name", "not installed: pip install pymssql"),
-        ("postgresql://me:secret@host:port/name", "is not a database URL"),
-        ("sqlite://", "in memory"),
-        ("sqlite:///:memory:", "in memory"),
-        ("sqlite:///file:x?mode=memory&uri=true", "in memory"),
-    ],
-)
-def test_a_url_that_cannot_be_used_is_refused_without_telling_its_password(url, words):
-    line = refusal(open_study, url)
-    assert words in line
-    assert "secret" not in line
-
-
-def test_a_folder_where_a_file_is_meant_is_refused(tmp_path):
-    assert "is a folder" in refusal(open_study, tmp_path)
-    (tmp_path / "file").write_text("")
-    assert "cannot be made" in refusal(open_study, tmp_path / "file" / "prune.db")
-
-
-def test_a_read_only_database_is_refused_before_the_search(db):
-    with open_study(db) as study:
-        study.add(record_of(0))
-    url = f"sqlite:///file:{db}?mode=ro&uri=true"
-    assert "is read-only: make the file and its folder writable" in refusal(open_study, url)
-    assert load_result(url)[1] == [record_of(0)]
-    assert not list(db.parent.glob("*.lock"))
-
-
-def test_a_database_that_another_program_keeps_locked_is_refused(db):
-    with open_study(db):
-        pass
-    other = sqlite3.connect(db)
-    other.execute("BEGIN EXCLUSIVE")
-    url = f"sqlite:///{db}?timeout=0.1"
-    assert "is locked by another program" in refusal(open_study, url)
-    other.close()
-    with open_study(url) as study:
-        other = sqlite3.connect(db)
-        other.execute("BEGIN IMMEDIATE")
-        assert "is locked by another program" in refusal(study.add, record_of(0))
-        other.close()
-        study.add(record_of(0))
-        assert study.records() == [record_of(0)]
-
-
-def test_a_full_disk_stops_a_search_and_keeps_what_was_saved(db):
-    room = [2]  # pages that the file may grow by
-
-    def limit(connection):
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + room[0]}")
-
-    def fill():
-        for number in itertools.count(1):
-            study.add(record_of(number))
-
-    with open_study(db) as study:
-        study.add(record_of(0))
-        with sqlite3.connect(db) as connection:
-            pages = connection.execute("PRAGMA page_count").fetchone()[0]
-        sa.event.listen(sa.Engine, "begin", limit)
-        try:
-            assert "the disk is full: what was saved stays" in refusal(fill)
-            saved = len(study.records())
-            assert study.records() == [record_of(i) for i in range(saved)]
-            room[0] = 10**6
-            study.add(record_of(saved))
-        finally:
-            sa.event.remove(sa.Engine, "begin", limit)
-    assert load_result(str(db))[1] == [record_of(i) for i in range(saved + 1)]
-
-
-@pytest.mark.parametrize(
-    ("revision", "words"), [("v3.0.0.d", "an older Optuna: run `optuna storage upgrade"), ("v99.a", "a newer Optuna")]
-)
-def test_the_tables_of_another_optuna_are_refused_with_what_to_do(db, revision, words):
-    with open_study(db):
-        pass
-    with sqlite3.connect(db) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
-    connection.close()
-    for action in (open_study, load_result):
-        assert words in refusal(action, str(db))
-    assert not list(db.parent.glob("*.lock"))
-
-
-def test_a_path_may_hold_any_character(tmp_path):
-    path = tmp_path / "a {folder} %20" / "prüne? #1 & {SCHEMA_VERSION}.db"
-    with open_study(path, "a/b ü?*") as study:
-        study.add(record_of(0))
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert load_result(str(path))[1] == [record_of(0)]
-
-
 def test_nothing_is_printed_and_no_warning_is_given(db, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -390,25 +233,6 @@ def test_a_record_of_another_model_is_a_mistake_of_the_caller(db):
         with pytest.raises(ValueError, match="sites"):
             study.add(replace(record_of(0), widths={"encoder.0.attn": 8}))
         assert study.records() == []
-
-
-@pytest.mark.parametrize(
-    ("path", "network"),
-    [
-        ("/home/me/prune.db", True),
-        ("/home/me/fast disk/prune.db", False),
-        ("/home/me/fast disk/far/x/prune.db", True),
-        ("/homes/prune.db", False),
-    ],
-)
-def test_a_file_on_a_network_keeps_the_journal_that_other_hosts_understand(path, network):
-    mounts = r"""/dev/sda1 / ext4 rw,relatime 0 0
-server:/home /home nfs4 rw 0 0
-/dev/sdb1 /home/me/fast\040disk xfs rw 0 0
-old /home/me/fast\040disk/far ext4 rw 0 0
-server:/far /home/me/fast\040disk/far lustre rw 0 0
-"""
-    assert is_on_network(Path(path), mounts) == network
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201])

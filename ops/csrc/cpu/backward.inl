@@ -31,11 +31,12 @@ struct Bundle {
 };
 
 // Samples whose corners are on their way while one is worked on.
-constexpr int64_t kSamplesAhead = 8;
+constexpr int64_t kSamplesAhead = 5;
 
 // One query, N vectors of channels: adds to the gradients of the rows at its samples' corners, and multiplies these
 // rows with grad_out. first: nothing is in `partial` yet. kTail: as in the forward pass. `both`: the samples of this
-// bundle and of the next, as a ring of `ring`; this query's start at `at`, and in `partial` at its own beginning. shared: value and gradient have the same offsets.
+// bundle and of the next, as a ring of `ring`; this query's start at `at`, and in `partial` at its own beginning.
+// shared: value and gradient have the same offsets.
 template <class V, int N, bool kTail>
 void spread_block(const typename V::T *value, typename V::T *gradient, const typename V::T *grad_out,
                   const Samples<V> &both, int64_t ring, int64_t at, int64_t count,
@@ -196,6 +197,28 @@ struct Head {
 // Queries that go through all levels before the next ones do: what is read and written for them stays in the cache.
 constexpr int64_t kChunk = 256;
 
+// Whether a level's samples are so many that copies of one head's values and gradients pay.
+template <class V>
+bool is_packed(const Problem &p, int64_t tokens) {
+  return p.queries * p.points * 4 > 2 * tokens;
+}
+
+// Clears part `part` of `parts` of the gradients that are added to where they lie; all heads together, for the rows of
+// one head alone, each a whole token behind the last, took three times as long.
+template <class V>
+void clear_in_place(const Problem &p, typename V::T *grad_value, int64_t part, int64_t parts) {
+  const int64_t row = p.heads * p.channels;
+  for (int64_t image = 0; image < p.batch; ++image) {
+    for (int64_t level = 0; level < p.levels; ++level) {
+      const int64_t tokens = p.shapes[2 * level] * p.shapes[2 * level + 1], count = tokens * row;
+      const int64_t from = count * part / parts, to = count * (part + 1) / parts;
+      if (!is_packed<V>(p, tokens)) __builtin_memset(grad_value + from, 0, (to - from) * sizeof(*grad_value));
+      grad_value += count;
+    }
+  }
+}
+
+// `grad_value` has been through `clear_in_place`.
 template <class V>
 bool backward(const Problem &p, const typename V::T *grad_out, const typename V::T *value,
               const typename V::T *locations, const typename V::T *weights, typename V::T *grad_value,
@@ -213,7 +236,7 @@ bool backward(const Problem &p, const typename V::T *grad_out, const typename V:
   for (int64_t level = 0; level < last_level; ++level) {
     const int64_t *const shape = p.shapes + 2 * level;
     const int64_t tokens = shape[0] * shape[1];
-    const bool packed = p.queries * p.points * 4 > 2 * tokens;
+    const bool packed = is_packed<V>(p, tokens);
     floors[level] = {shape,   level, tokens, (image * p.tokens + start) * row + head * p.channels,
                      packed,  nullptr, nullptr, packed ? wide : row, copied, 0};
     if (packed && level >= first_level) copied += (tokens + 1) * wide;
@@ -243,7 +266,6 @@ bool backward(const Problem &p, const typename V::T *grad_out, const typename V:
       floor.gradient = grad_value + floor.first;
       floor.outside = own_value - floor.value;
       floor.sink = own_gradient - floor.gradient;
-      clear_rows(floor.gradient, row, floor.tokens, p.channels);
     }
   }
   const Head<V> work = {p,        grad_out, locations, weights, grad_locations, grad_weights, image, head,

@@ -9,5 +9,5 @@
 
 template <class V>
 constexpr Kernels<typename V::T> kernels() {
-  return {V::kLanes, forward<V>, backward<V>};
+  return {forward<V>, clear_in_place<V>, backward<V>};
 }

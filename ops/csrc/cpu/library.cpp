@@ -13,22 +13,36 @@
 
 namespace greedyprune {
 
+namespace {
+
+constexpr size_t kHuge = size_t(1) << 21;
+
+// Asks for pages of 2 MB where `memory` holds whole ones. Fresh memory comes a page at a time, which for the gradient of
+// a batch took longer than all the arithmetic; and reads that jump about miss in the table of small pages.
+void ask_for_huge_pages(void *memory, size_t bytes) {
+#if defined(__linux__)
+  const uintptr_t from = reinterpret_cast<uintptr_t>(memory), first = (from + kHuge - 1) / kHuge * kHuge;
+  const uintptr_t end = (from + bytes) / kHuge * kHuge;
+  if (first < end) madvise(reinterpret_cast<void *>(first), end - first, MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
+#endif
+}
+
+}  // namespace
+
 Scratch::~Scratch() {
   for (void *memory : memory_) std::free(memory);
 }
 
 void *Scratch::get(Slot slot, size_t bytes) {
   if (bytes <= bytes_[slot]) return memory_[slot];
-  constexpr size_t kHuge = size_t(1) << 21;
   const size_t unit = bytes >= kHuge ? kHuge : 64;
   const size_t whole = (bytes + unit - 1) / unit * unit;
   std::free(memory_[slot]);
   memory_[slot] = std::aligned_alloc(unit, whole);
   bytes_[slot] = memory_[slot] ? whole : 0;
-#if defined(__linux__)
-  // Reads that jump about in a few megabytes miss in the table of small pages.
-  if (memory_[slot] && unit == kHuge) madvise(memory_[slot], whole, MADV_HUGEPAGE);
-#endif
+  if (memory_[slot] && unit == kHuge) ask_for_huge_pages(memory_[slot], whole);
   return memory_[slot];
 }
 
@@ -102,6 +116,12 @@ int backward(const Problem &p, const T *grad_out, const T *value, const T *locat
              T *grad_locations, T *grad_weights, int threads, int isa) {
   if (!has(isa)) return 2;
   const Kernels<T> &kernels = pick(isa, T());
+  const int64_t bytes = p.batch * p.tokens * p.heads * p.channels * sizeof(T), pieces = bytes / (1 << 18) + 1;
+  ask_for_huge_pages(grad_value, bytes);
+  in_parallel(threads < pieces ? threads : pieces, [&](int64_t part, int64_t parts) {
+    kernels.clear(p, grad_value, part, parts);
+    return true;
+  });
   // With threads to spare, every level is a task of its own; its gradients come out the same.
   const int64_t heads = p.batch * p.heads, span = heads >= threads ? p.levels : 1;
   const int64_t tasks = heads * (p.levels / span);
@@ -150,4 +170,3 @@ GREEDYPRUNE_EXPORT int greedyprune_interface() { return 1; }
 
 // 1 where this processor runs `isa`.
 GREEDYPRUNE_EXPORT int greedyprune_has(int isa) { return greedyprune::has(isa); }
-GREEDYPRUNE_EXPORT int greedyprune_best() { return greedyprune::best(); }

@@ -41,13 +41,14 @@ class Scratch {
   size_t bytes_[kSlots] = {};
 };
 
-// The two jobs of one instruction set. Both return false where there is no memory.
+// The jobs of one instruction set. They return false where there is no memory.
 template <class T>
 struct Kernels {
-  int64_t lanes;
   // Queries `begin` to `end` of the flat order (batch, head, query).
   bool (*forward)(const Problem &, const T *value, const T *locations, const T *weights, T *out, int64_t begin,
                   int64_t end, Scratch &);
+  // Part `part` of `parts` of what has to be cleared before the first `backward`.
+  void (*clear)(const Problem &, T *grad_value, int64_t part, int64_t parts);
   // All queries of levels `first` to `last` of one (batch, head), task = b * heads + h: the tokens of a level of a head of
   // an image get their gradients from no other task, so nothing races and the order of the additions is always the same.
   bool (*backward)(const Problem &, const T *grad_out, const T *value, const T *locations, const T *weights,

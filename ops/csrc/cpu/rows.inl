@@ -44,9 +44,3 @@ template <class V>
 void clear(typename V::T *to, int64_t count) {
   for (int64_t i = 0; i < count; i += V::kLanes) V::zero().store(to + i);
 }
-
-template <class T>
-void clear_rows(T *to, int64_t stride, int64_t count, int64_t channels) {
-  for (int64_t row = 0; row < count; ++row, to += stride)
-    for (int64_t c = 0; c < channels; ++c) to[c] = T(0);
-}

@@ -78,8 +78,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(kVector * kLoads))
         const float2 location = __ldg(reinterpret_cast<const float2 *>(locations) + at);
         const Place<float> here = place<float>(p, (stage + sample) / points, location.x, location.y);
         record = make_float4(here.x, here.y, __ldg(weights + at), 0.f);
-        offset = make_int4(here.token[0] < 0 ? -1 : here.token[0] * row, here.token[1] < 0 ? -1 : here.token[1] * row,
-                           here.token[2] < 0 ? -1 : here.token[2] * row, here.token[3] < 0 ? -1 : here.token[3] * row);
+        offset = offsets_of(here, row);
       }
       places[pair * kPitch + sample] = record;
       offsets[pair * kPitch + sample] = offset;
@@ -139,22 +138,6 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(kVector * kLoads))
   }
 }
 
-template <class V>
-struct Launch {
-  const Call &call;
-  const Plan &plan;
-
-  template <int kVector, int kLoads>
-  void operator()() const {
-    const unsigned blocks = static_cast<unsigned>(count_blocks(call.problem, plan.group));
-    backward_kernel<V, kVector, kLoads><<<blocks, kThreads, shared_bytes(plan.group), call.stream>>>(
-        call.problem, plan.group, static_cast<const V *>(call.grad_out), static_cast<const V *>(call.value),
-        static_cast<const float *>(call.locations), static_cast<const float *>(call.weights),
-        static_cast<float *>(call.grad_value), static_cast<float *>(call.grad_locations),
-        static_cast<float *>(call.grad_weights));
-  }
-};
-
 }  // namespace
 
 template <class V>
@@ -164,7 +147,14 @@ bool fast_backward(const Call &call) {
   const int widest = call.architecture >= 90 || call.vector ? 16 / sizeof(V) : 8 / sizeof(float);
   const Plan plan = make_plan<V>(call, widest, pointers, 2);
   return aligned(call.locations, sizeof(float2)) && aligned(call.grad_locations, sizeof(float2)) &&
-         aligned(call.grad_value, 16) && with_plan<V>(plan, Launch<V>{call, plan});
+         aligned(call.grad_value, 16) && with_plan<V>(plan, [&](auto vector, auto loads) {
+           backward_kernel<V, decltype(vector)::value, decltype(loads)::value>
+               <<<count_blocks(call.problem, plan.group), kThreads, shared_bytes(plan.group), call.stream>>>(
+                   call.problem, plan.group, static_cast<const V *>(call.grad_out), static_cast<const V *>(call.value),
+                   static_cast<const float *>(call.locations), static_cast<const float *>(call.weights),
+                   static_cast<float *>(call.grad_value), static_cast<float *>(call.grad_locations),
+                   static_cast<float *>(call.grad_weights));
+         });
 }
 
 template bool fast_backward<float>(const Call &);

@@ -2,6 +2,8 @@
 // of one head as it has groups, neighbours in the image, whose samples meet in the first-level cache. The block's
 // threads first work out all samples together and leave them in shared memory, so that no thread does it twice.
 #pragma once
+#include <type_traits>
+
 #include "problem.cuh"
 
 namespace greedyprune {
@@ -75,6 +77,12 @@ __device__ inline Seat take_seat(const Problem &p, int group) {
   return seat;
 }
 
+// Offsets of the corners' rows of `row` numbers; -1: outside.
+__device__ inline int4 offsets_of(const Place<float> &here, int row) {
+  return make_int4(here.token[0] < 0 ? -1 : here.token[0] * row, here.token[1] < 0 ? -1 : here.token[1] * row,
+                   here.token[2] < 0 ? -1 : here.token[2] * row, here.token[3] < 0 ? -1 : here.token[3] * row);
+}
+
 // How a head's channels are shared out: `vector` of them per load, `group` threads, `loads` loads per thread.
 struct Plan {
   int vector, group, loads;
@@ -109,29 +117,29 @@ Plan make_plan(const Call &call, int widest, const void *const *pointers, int co
   return best;
 }
 
-inline int64_t count_blocks(const Problem &p, int group) {
+inline unsigned count_blocks(const Problem &p, int group) {
   const int pairs = kThreads / group;
-  return p.batch * p.heads * ((p.queries + pairs - 1) / pairs);
+  return static_cast<unsigned>(p.batch * p.heads * ((p.queries + pairs - 1) / pairs));
 }
 
 inline size_t shared_bytes(int group) { return size_t(kThreads / group) * kPitch * (sizeof(float4) + sizeof(int4)); }
 
-// Calls `launch` with the plan's numbers as constants.
+// Calls `launch` with the plan's numbers as types: `decltype(vector)::value` and `decltype(loads)::value`.
 template <class V, class Launch>
 bool with_plan(const Plan &plan, const Launch &launch) {
-#define GREEDYPRUNE_LOADS(VECTOR)                                             \
-  switch (plan.loads) {                                                       \
-    case 1: launch.template operator()<VECTOR, 1>(); return true;             \
-    case 2: launch.template operator()<VECTOR, 2>(); return true;             \
-    case 3: launch.template operator()<VECTOR, 3>(); return true;             \
-    case 4: launch.template operator()<VECTOR, 4>(); return true;             \
-    default: return false;                                                    \
-  }
+  const auto with_vector = [&](auto vector) {
+    switch (plan.loads) {
+      case 1: launch(vector, std::integral_constant<int, 1>()); return true;
+      case 2: launch(vector, std::integral_constant<int, 2>()); return true;
+      case 3: launch(vector, std::integral_constant<int, 3>()); return true;
+      case 4: launch(vector, std::integral_constant<int, 4>()); return true;
+      default: return false;
+    }
+  };
   constexpr int kWidest = 16 / sizeof(V);
-  if (plan.vector == kWidest) GREEDYPRUNE_LOADS(kWidest)
-  if (plan.vector == 2) GREEDYPRUNE_LOADS(2)
-  GREEDYPRUNE_LOADS(1)
-#undef GREEDYPRUNE_LOADS
+  if (plan.vector == kWidest) return with_vector(std::integral_constant<int, kWidest>());
+  if (plan.vector == 2) return with_vector(std::integral_constant<int, 2>());
+  return with_vector(std::integral_constant<int, 1>());
 }
 
 }  // namespace greedyprune

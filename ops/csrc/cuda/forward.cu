@@ -30,9 +30,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(kVector * kLoads))
       const float weight = __ldg(weights + at), lower = weight * here.y, upper = weight - lower;
       shares[pair * kPitch + sample] =
           make_float4(upper * (1 - here.x), upper * here.x, lower * (1 - here.x), lower * here.x);
-      offsets[pair * kPitch + sample] =
-          make_int4(here.token[0] < 0 ? -1 : here.token[0] * row, here.token[1] < 0 ? -1 : here.token[1] * row,
-                    here.token[2] < 0 ? -1 : here.token[2] * row, here.token[3] < 0 ? -1 : here.token[3] * row);
+      offsets[pair * kPitch + sample] = offsets_of(here, row);
     }
     __syncthreads();
     if (seat.valid) {
@@ -75,27 +73,19 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(kVector * kLoads))
   }
 }
 
-template <class V>
-struct Launch {
-  const Call &call;
-  const Plan &plan;
-
-  template <int kVector, int kLoads>
-  void operator()() const {
-    const unsigned blocks = static_cast<unsigned>(count_blocks(call.problem, plan.group));
-    forward_kernel<V, kVector, kLoads><<<blocks, kThreads, shared_bytes(plan.group), call.stream>>>(
-        call.problem, plan.group, static_cast<const V *>(call.value), static_cast<const float *>(call.locations),
-        static_cast<const float *>(call.weights), static_cast<V *>(call.out));
-  }
-};
-
 }  // namespace
 
 template <class V>
 bool fast_forward(const Call &call) {
   const void *const pointers[] = {call.value, call.out};
   const Plan plan = make_plan<V>(call, 16 / sizeof(V), pointers, 2);
-  return aligned(call.locations, sizeof(float2)) && with_plan<V>(plan, Launch<V>{call, plan});
+  return aligned(call.locations, sizeof(float2)) && with_plan<V>(plan, [&](auto vector, auto loads) {
+           forward_kernel<V, decltype(vector)::value, decltype(loads)::value>
+               <<<count_blocks(call.problem, plan.group), kThreads, shared_bytes(plan.group), call.stream>>>(
+                   call.problem, plan.group, static_cast<const V *>(call.value),
+                   static_cast<const float *>(call.locations), static_cast<const float *>(call.weights),
+                   static_cast<V *>(call.out));
+         });
 }
 
 template bool fast_forward<float>(const Call &);

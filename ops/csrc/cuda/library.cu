@@ -23,34 +23,6 @@ class OnDevice {
   int before_ = -1;
 };
 
-template <class V>
-void forward(const Call &call, int variant) {
-  if (variant == kPlain || !fast_forward<V>(call)) plain_forward<V>(call);
-}
-
-template <class V>
-void backward(const Call &call, int variant) {
-  if (variant == kPlain || !fast_backward<V>(call)) plain_backward<V>(call);
-}
-
-void run_forward(const Call &call, int dtype, int variant) {
-  switch (dtype) {
-    case kFloat32: return forward<float>(call, variant);
-    case kFloat16: return forward<__half>(call, variant);
-    case kBfloat16: return forward<__nv_bfloat16>(call, variant);
-    default: return plain_forward<double>(call);
-  }
-}
-
-void run_backward(const Call &call, int dtype, int variant) {
-  switch (dtype) {
-    case kFloat32: return backward<float>(call, variant);
-    case kFloat16: return backward<__half>(call, variant);
-    case kBfloat16: return backward<__nv_bfloat16>(call, variant);
-    default: return plain_backward<double>(call);
-  }
-}
-
 int architecture_of(int device) {
   int major = 0, minor = 0;
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
@@ -70,6 +42,56 @@ Problem describe(const int64_t *sizes, const int64_t *shapes) {
   return p;
 }
 
+struct Forward {
+  template <class V>
+  static bool fast(const Call &call) { return fast_forward<V>(call); }
+  template <class V>
+  static void plain(const Call &call) { plain_forward<V>(call); }
+  static void take(Call &call, void *const *tensors) { call.out = tensors[0]; }
+};
+
+struct Backward {
+  template <class V>
+  static bool fast(const Call &call) { return fast_backward<V>(call); }
+  template <class V>
+  static void plain(const Call &call) { plain_backward<V>(call); }
+  static void take(Call &call, void *const *tensors) {
+    call.grad_out = tensors[0];
+    call.grad_value = tensors[1];
+    call.grad_locations = tensors[2];
+    call.grad_weights = tensors[3];
+  }
+};
+
+template <class Pass, class V>
+void launch(const Call &call, int variant) {
+  if (variant == kPlain || !Pass::template fast<V>(call)) Pass::template plain<V>(call);
+}
+
+template <class Pass>
+int run(int device, void *stream, int dtype, const int64_t *sizes, const int64_t *shapes, void *const *tensors,
+        const int *choice) {
+  const OnDevice guard(device);
+  if (guard.error != cudaSuccess) return guard.error;
+  Call call = {};
+  call.problem = describe(sizes, shapes);
+  call.value = tensors[0];
+  call.locations = tensors[1];
+  call.weights = tensors[2];
+  Pass::take(call, tensors + 3);
+  call.vector = choice[1];
+  call.group = choice[2];
+  call.architecture = architecture_of(device);
+  call.stream = static_cast<cudaStream_t>(stream);
+  switch (dtype) {
+    case kFloat32: launch<Pass, float>(call, choice[0]); break;
+    case kFloat16: launch<Pass, __half>(call, choice[0]); break;
+    case kBfloat16: launch<Pass, __nv_bfloat16>(call, choice[0]); break;
+    default: Pass::template plain<double>(call); break;
+  }
+  return cudaGetLastError();
+}
+
 }  // namespace
 }  // namespace greedyprune
 
@@ -80,43 +102,12 @@ Problem describe(const int64_t *sizes, const int64_t *shapes) {
 // grad_weights. `choice`: variant, channels per load and threads of a group (0: chosen here). Returned: a cudaError_t.
 GREEDYPRUNE_EXPORT int greedyprune_cuda_forward(int device, void *stream, int dtype, const int64_t *sizes,
                                                 const int64_t *shapes, void *const *tensors, const int *choice) {
-  using namespace greedyprune;
-  const OnDevice guard(device);
-  if (guard.error != cudaSuccess) return guard.error;
-  Call call = {};
-  call.problem = describe(sizes, shapes);
-  call.value = tensors[0];
-  call.locations = tensors[1];
-  call.weights = tensors[2];
-  call.out = tensors[3];
-  call.vector = choice[1];
-  call.group = choice[2];
-  call.architecture = architecture_of(device);
-  call.stream = static_cast<cudaStream_t>(stream);
-  run_forward(call, dtype, choice[0]);
-  return cudaGetLastError();
+  return greedyprune::run<greedyprune::Forward>(device, stream, dtype, sizes, shapes, tensors, choice);
 }
 
 GREEDYPRUNE_EXPORT int greedyprune_cuda_backward(int device, void *stream, int dtype, const int64_t *sizes,
                                                  const int64_t *shapes, void *const *tensors, const int *choice) {
-  using namespace greedyprune;
-  const OnDevice guard(device);
-  if (guard.error != cudaSuccess) return guard.error;
-  Call call = {};
-  call.problem = describe(sizes, shapes);
-  call.value = tensors[0];
-  call.locations = tensors[1];
-  call.weights = tensors[2];
-  call.grad_out = tensors[3];
-  call.grad_value = tensors[4];
-  call.grad_locations = tensors[5];
-  call.grad_weights = tensors[6];
-  call.vector = choice[1];
-  call.group = choice[2];
-  call.architecture = architecture_of(device);
-  call.stream = static_cast<cudaStream_t>(stream);
-  run_backward(call, dtype, choice[0]);
-  return cudaGetLastError();
+  return greedyprune::run<greedyprune::Backward>(device, stream, dtype, sizes, shapes, tensors, choice);
 }
 
 // Whether the kernels can run on `device`: a cudaError_t. An old driver and a card that nothing was compiled for show
