@@ -61,19 +61,19 @@ def kept_by_magnitude(model: Detector, cfgs: Cfgs) -> KeptSets:
     """Kept sets for people who have only the widths.
 
     A channel's score is the product of the L2 norms of the weights that write it and of those that read it, over all
-    tensors that are sliced with it.
+    tensors that are sliced with it. A dense backbone's channels are not named.
     """
     state = model.state_dict()
-    widths = cfgs.widths()
+    widths = cfgs.widths("all")
     kept = {}
-    for site in list_sites(model):
+    for site in list_sites(model, "all" if cfgs.backbone else "transformer"):
         written, read = torch.zeros(site.width), torch.zeros(site.width)
         for part in site.slices:
             tensor = state[part.name].detach().float().cpu().movedim(part.dim, 0)
             power = tensor.reshape(part.blocks, site.width, -1).square().sum((0, 2))  # [width]
             if part.output:
                 read += power
-            else:
+            elif "statistic" not in part.roles:
                 written += power
         kept[site.name] = kept_from_scores(site, (written * read).sqrt(), widths[site.name])
     return kept

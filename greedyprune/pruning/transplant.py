@@ -41,30 +41,62 @@ def _select(tensor: Tensor, part: Slice, width: int, index: Tensor, scale: float
 
 
 @contextmanager
-def slim_site(model: Detector, site: Site, kept: Sequence[int]) -> Iterator[None]:
-    """The site slim inside the model, in place; its full tensors are back afterwards.
+def replaced(model: Detector, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other tensors, also of other shapes, inside the model, in place; its own are back afterwards.
 
-    Everything that reads shapes from tensors (running, counting parameters and multiply-adds) sees the slim site.
+    Everything that reads shapes from tensors (running, counting parameters and multiply-adds) sees the new ones.
     """
-    full = {part.name: model.get_parameter(part.name) for part in site.slices}
-    shrink_site(model, site, kept)
+    own = {name: _get_tensor(model, name) for name in tensors}
+    replace_tensors(model, tensors)
     try:
         yield
     finally:
-        for name, parameter in full.items():
-            _set_parameter(model, name, parameter)
+        for name, tensor in own.items():
+            _set_tensor(model, name, tensor)
+
+
+def replace_tensors(model: Detector, tensors: Mapping[str, Tensor]) -> None:
+    """Other tensors inside the model, for good; the model's `cfgs` keep telling its first shape.
+
+    Args:
+        model: the model.
+        tensors: parameters and buffers by their names in the state dict.
+    """
+    for name, tensor in tensors.items():
+        own = _get_tensor(model, name)
+        if isinstance(own, nn.Parameter):
+            _set_tensor(model, name, nn.Parameter(tensor.detach(), requires_grad=own.requires_grad))
+        else:
+            _set_tensor(model, name, tensor.detach())
+
+
+@contextmanager
+def slim_site(model: Detector, site: Site, kept: Sequence[int]) -> Iterator[None]:
+    """The site slim inside the model, in place; its full tensors are back afterwards."""
+    with replaced(model, _slim(model, site, kept)):
+        yield
 
 
 def shrink_site(model: Detector, site: Site, kept: Sequence[int]) -> None:
-    """Make the site slim inside the model, for good; the model's `cfgs` keep telling its first shape."""
-    state = {part.name: model.get_parameter(part.name) for part in site.slices}
-    for name, tensor in slim_tensors(site, state, kept).items():
-        _set_parameter(model, name, nn.Parameter(tensor, requires_grad=state[name].requires_grad))
+    """Make the site slim inside the model, for good."""
+    replace_tensors(model, _slim(model, site, kept))
 
 
-def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+def _slim(model: Detector, site: Site, kept: Sequence[int]) -> dict[str, Tensor]:
+    return slim_tensors(site, {part.name: _get_tensor(model, part.name) for part in site.slices}, kept)
+
+
+def _get_tensor(model: nn.Module, name: str) -> Tensor:
     owner, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(owner), attribute, parameter)
+    tensor = getattr(model.get_submodule(owner), attribute)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def _set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """A parameter or a buffer; the module knows which of them the name is."""
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, tensor)
 
 
 def transplant(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
@@ -81,7 +113,7 @@ def transplant(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
         UserError: kept sets that do not fit the model.
     """
     state = dict(model.state_dict())
-    sites = {site.name: site for site in list_sites(model)}
+    sites = {site.name: site for site in list_sites(model, "all")}
     checked = {name: check_kept(sites[name], channels) for name, channels in kept.items()}
     for name, channels in checked.items():
         state |= slim_tensors(sites[name], state, channels)
@@ -95,12 +127,13 @@ def transplant(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
 def masked(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
     """A copy of the model in which pruned channels are switched off and nothing is smaller.
 
-    Rows that write a pruned channel are zero: its q, k and v are 0, or the FFN's activation of 0, which is 0. Unlike a
-    kept set for `transplant`, this one may keep any number of channels in each head, also none.
+    Rows that write a pruned channel are zero: its q, k and v are 0, or the FFN's activation of 0, which is 0, or in the
+    backbone what its batch norm makes of it. Unlike a kept set for `transplant`, this one may keep any number of
+    channels in each head, also none.
     """
     result = copy.deepcopy(model)
     state = result.state_dict()
-    sites = {site.name: site for site in list_sites(model)}
+    sites = {site.name: site for site in list_sites(model, "all")}
     for name, channels in kept.items():
         site = sites[name]
         off = torch.ones(site.width, dtype=torch.bool)
