@@ -72,7 +72,7 @@ class Sizes:
         for (stage, block), full in zip(places, dense, strict=False):
             prefix = f"backbone.0.body.layer{stage}.{block}"
             keys = [f"{prefix}.{kind}.weight" for kind in BACKBONE_KINDS[: len(full)]]
-            found.append(tuple(len(self.state[key]) for key in keys if key in self.state))
+            found.append(tuple(len(self.state[key]) for key in keys if key in self.state and self.state[key].dim()))
         fits = len(places) == len(dense) and all(
             len(inner) == len(full) and all(1 <= width <= most for width, most in zip(inner, full, strict=True))
             for inner, full in zip(found, dense, strict=True)

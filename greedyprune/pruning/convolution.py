@@ -23,7 +23,9 @@ from greedyprune.pruning.sites import Site
 from greedyprune.pruning.transplant import slim_tensors
 
 # Positions of an image that count at a site. Neighbours carry much the same, and the cost grows with their number.
-POSITIONS = 1024
+POSITIONS = 512
+# What every backbone's batch norm adds to the variance; no tensor tells it.
+EPS = 1e-5
 
 
 def reading_convolution(model: nn.Module, site: Site) -> nn.Conv2d:
@@ -50,7 +52,7 @@ def calibrate_backbone(
     """Run the dense backbone over calibration images and keep the moments of what its sites' readers unfold.
 
     Positions of padding count nowhere. Memory is that of the moments, (channels x taps)^2 float64 for each site, and of
-    one unfolded image.
+    one batch's rows.
 
     Args:
         model: the dense detector in eval mode; only its backbone runs.
@@ -81,13 +83,15 @@ def _hook(moments: Moments, images: list[ImageBatch], positions: int) -> Callabl
         shown = torch.ones(len(result), *size, dtype=torch.bool, device=result.device)
         if images[0].mask is not None:
             shown = ~_halve(images[0].mask, size)
+        rows = []
         for image, seen in zip(args[0], shown, strict=True):
             chosen = torch.nonzero(seen.flatten()).flatten()
             if len(chosen) > positions:
                 # A regular grid would fall in step with the rows; these are spread evenly by chance, always the same.
                 mixed = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(len(chosen)))
                 chosen = chosen[mixed[:positions].to(chosen.device)]
-            moments.add(unfold(module, image[None])[0][:, chosen].T)
+            rows.append(unfold(module, image[None])[0][:, chosen].T)
+        moments.add(torch.cat(rows))
 
     return hook
 
@@ -138,16 +142,17 @@ def group_selection(covariance: Tensor, weight: Tensor, taps: int) -> tuple[Tens
         if not len(left):
             break
         lower = torch.linalg.cholesky(own[left] + ridge)  # [left, taps, taps]
-        explained = torch.linalg.solve_triangular(lower, reach[left], upper=False)  # [left, taps, dim]
-        gain = explained.square().sum((1, 2))
+        power = torch.bmm(reach, reach.mT)[left]  # [left, taps, taps]
+        gain = (torch.cholesky_inverse(lower) * power).sum((1, 2))
         first = int(gain.argmax())
         best = int(left[first])
         rows, done = slice(best * taps, best * taps + taps), slice(0, len(order) * taps)
         column = covariance[:, rows] - factor[:, done] @ factor[rows, done].mT  # [n, taps]
         column = torch.linalg.solve_triangular(lower[first].mT, column, upper=True, left=False)
+        explained = torch.linalg.solve_triangular(lower[first], reach[best], upper=False)  # [taps, dim]
         factor[:, done.stop : done.stop + taps] = column
         blocks = column.unflatten(0, (channels, taps))  # [channels, taps, taps]
-        reach -= blocks @ explained[first]
+        reach -= (column @ explained).view_as(reach)
         own -= blocks @ blocks.mT
         order.append(best)
         gains.append(float(gain[first]))
@@ -180,7 +185,7 @@ class ConvolutionCut:
     def order(self) -> Tensor:
         """`[width]` channels, best first. Variance counts as the batch norm after the reader scales it."""
         norm = _norm(self.site)
-        scale = self.state[f"{norm}.weight"].double() / (self.state[f"{norm}.running_var"].double() + 1e-5).sqrt()
+        scale = self.state[f"{norm}.weight"].double() / (self.state[f"{norm}.running_var"].double() + EPS).sqrt()
         weight = self.state[_output(self.site)].double().flatten(1) * scale[:, None]  # [dim, width * taps]
         return group_selection(self.moments.covariance, weight, self.taps)[0]
 
