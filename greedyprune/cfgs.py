@@ -1,58 +1,114 @@
-"""The width list: `[[[attn, ffn] per encoder layer], [[self, cross, ffn] per decoder layer]]`."""
+"""The width list: `[[[attn, ffn] per encoder layer], [[self, cross, ffn] per decoder layer]]`.
+
+A third part, `[[inner widths] per backbone block]`, follows where the backbone is not dense.
+"""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from greedyprune.errors import UserError
 
 ENCODER_KINDS = ("attn", "ffn")
 DECODER_KINDS = ("self", "cross", "ffn")
+BACKBONE_KINDS = ("conv1", "conv2")
 SHAPE = "[[[attn, ffn] per encoder layer], [[self, cross, ffn] per decoder layer]]"
+BACKBONE_SHAPE = "a third part, [[inner width or widths] per backbone block], only where the backbone is pruned"
+# The parts of a detector whose sites are wanted.
+PRUNE = ("transformer", "backbone", "all")
+# The inner width (basic blocks) or widths (bottlenecks) of every block of a backbone.
+Blocks = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Cfgs:
-    """A width for every site of a detector's Transformer.
+    """A width for every site of a detector.
 
     Attributes:
         encoder: `(attn, ffn)` for each encoder layer.
         decoder: `(self, cross, ffn)` for each decoder layer.
+        backbone: `(conv1,)` for each basic block or `(conv1, conv2)` for each bottleneck; empty: dense.
+        dense_backbone: the same of the dense model, where it is known; it makes no difference between two Cfgs.
     """
 
     encoder: tuple[tuple[int, int], ...]
     decoder: tuple[tuple[int, int, int], ...]
+    backbone: Blocks = ()
+    dense_backbone: Blocks = field(default=(), compare=False, repr=False)
 
     def to_list(self) -> list[list[list[int]]]:
-        """The published form: nested lists of integers."""
-        return [[list(layer) for layer in self.encoder], [list(layer) for layer in self.decoder]]
+        """Nested lists of integers: the two published parts, and the backbone's where it is not dense."""
+        parts = (self.encoder, self.decoder, *((self.backbone,) if self.backbone else ()))
+        return [[list(layer) for layer in part] for part in parts]
 
     def __str__(self) -> str:
         return json.dumps(self.to_list())
 
-    def widths(self) -> dict[str, int]:
-        """Site name -> width, front to back, as `encoder.0.attn` ... `decoder.5.ffn`."""
+    def widths(self, prune: str = "transformer") -> dict[str, int]:
+        """Site name -> width, front to back, as `encoder.0.attn` ... `decoder.5.ffn`.
+
+        Args:
+            prune: `transformer`, `backbone` (`backbone.0.conv1`, `backbone.0.conv2` ...) or `all`. A dense backbone has
+                sites where `dense_backbone` is known, as it is of every model's own cfgs.
+        """
+        parts = (
+            ("backbone", self.backbone or self.dense_backbone, BACKBONE_KINDS),
+            ("encoder", self.encoder, ENCODER_KINDS),
+            ("decoder", self.decoder, DECODER_KINDS),
+        )
         result = {}
-        for part, layers, kinds in (("encoder", self.encoder, ENCODER_KINDS), ("decoder", self.decoder, DECODER_KINDS)):
+        for part, layers, kinds in parts:
+            if prune not in ("all", "backbone" if part == "backbone" else "transformer"):
+                continue
             for index, layer in enumerate(layers):
-                result.update({f"{part}.{index}.{kind}": width for kind, width in zip(kinds, layer, strict=True)})
+                result.update({f"{part}.{index}.{kind}": width for kind, width in zip(kinds, layer, strict=False)})
         return result
 
     def replace(self, widths: dict[str, int]) -> "Cfgs":
-        """A copy in which the named sites have other widths."""
-        merged = {**self.widths(), **widths}
+        """A copy in which the named sites have other widths.
+
+        Raises:
+            ValueError: a name is no site's; of a dense backbone, only a model's own cfgs know the sites.
+        """
+        merged = {**self.widths("all"), **widths}
+        if unknown := sorted(merged.keys() - self.widths("all").keys()):
+            raise ValueError(f"{', '.join(unknown)}: not among the sites of {self}")
         encoder = tuple((merged[f"encoder.{i}.attn"], merged[f"encoder.{i}.ffn"]) for i in range(len(self.encoder)))
         decoder = tuple(
             (merged[f"decoder.{i}.self"], merged[f"decoder.{i}.cross"], merged[f"decoder.{i}.ffn"])
             for i in range(len(self.decoder))
         )
-        return Cfgs(encoder, decoder)
+        backbone = tuple(
+            tuple(merged[f"backbone.{i}.{kind}"] for kind in BACKBONE_KINDS[: len(block)])
+            for i, block in enumerate(self.backbone or self.dense_backbone)
+        )
+        return replace(self, encoder=encoder, decoder=decoder, backbone=self._without_dense(backbone))
+
+    def over(self, dense_backbone: Blocks) -> "Cfgs":
+        """The same widths, of a model whose dense backbone is known; one that has all its channels is left out."""
+        if self.dense_backbone == dense_backbone:
+            return self
+        known = replace(self, dense_backbone=dense_backbone)
+        return replace(known, backbone=known._without_dense(self.backbone))
+
+    def _without_dense(self, backbone: Blocks) -> Blocks:
+        return () if backbone == self.dense_backbone else backbone
 
 
-def full_cfgs(enc_layers: int, dec_layers: int, hidden_dim: int, ffn_dim: int) -> Cfgs:
-    """The widths of a dense model."""
-    return Cfgs(((hidden_dim, ffn_dim),) * enc_layers, ((hidden_dim, hidden_dim, ffn_dim),) * dec_layers)
+def site_words(site: str) -> str:
+    """A site's name for messages: `encoder layer 0: attn`, `backbone block 3: conv1`."""
+    part, index, kind = site.split(".")
+    return f"{part} {_UNITS[part]} {index}: {kind}"
+
+
+_UNITS = {"encoder": "layer", "decoder": "layer", "backbone": "block"}
+
+
+def full_cfgs(enc_layers: int, dec_layers: int, hidden_dim: int, ffn_dim: int, backbone: Blocks = ()) -> Cfgs:
+    """The widths of a dense model; `backbone` are its blocks' inner widths."""
+    encoder, decoder = ((hidden_dim, ffn_dim),) * enc_layers, ((hidden_dim, hidden_dim, ffn_dim),) * dec_layers
+    return Cfgs(encoder, decoder, dense_backbone=backbone)
 
 
 def parse_cfgs(value: "str | Sequence[Any] | Cfgs") -> Cfgs:
@@ -78,23 +134,34 @@ def parse_cfgs(value: "str | Sequence[Any] | Cfgs") -> Cfgs:
                 f"--cfgs is not a list: reading stops at character {where + 1}, near {text[where : where + 20]!r}; "
                 f"expected {SHAPE}"
             ) from None
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
+    if not isinstance(value, (list, tuple)) or len(value) not in (2, 3):
         found = f"{len(value)} parts" if isinstance(value, (list, tuple)) else f"{value!r}"
-        raise UserError(f"--cfgs has {found} where it needs 2 (encoder, decoder): {SHAPE}")
+        raise UserError(f"--cfgs has {found} where it needs 2 (encoder, decoder): {SHAPE}; {BACKBONE_SHAPE}")
     return Cfgs(
         tuple(_layer(layer, "encoder", i, ENCODER_KINDS) for i, layer in enumerate(_part(value[0], "encoder"))),
         tuple(_layer(layer, "decoder", i, DECODER_KINDS) for i, layer in enumerate(_part(value[1], "decoder"))),
+        tuple(_block(block, i) for i, block in enumerate(_part(value[2], "backbone"))) if len(value) == 3 else (),
     )
 
 
 def _part(value: Any, part: str) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)) or not value:
-        raise UserError(f"--cfgs: the {part} part is {value!r}, expected a list with one entry per layer: {SHAPE}")
+        shape = BACKBONE_SHAPE if part == "backbone" else SHAPE
+        raise UserError(
+            f"--cfgs: the {part} part is {value!r}, expected a list with one entry per {_UNITS[part]}: {shape}"
+        )
     return value
 
 
+def _block(value: Any, index: int) -> tuple[int, ...]:
+    """A backbone block's widths; how many there must be is the model's to say."""
+    if not isinstance(value, (list, tuple)) or len(value) not in (1, 2):
+        raise UserError(f"--cfgs: backbone block {index} is {value!r}, expected [conv1], or [conv1, conv2]")
+    return tuple(_layer(value, "backbone", index, BACKBONE_KINDS[: len(value)]))
+
+
 def _layer(value: Any, part: str, index: int, kinds: tuple[str, ...]) -> Any:
-    place = f"--cfgs: {part} layer {index}"
+    place = f"--cfgs: {part} {_UNITS[part]} {index}"
     if not isinstance(value, (list, tuple)):
         raise UserError(f"{place} is {value!r}, expected [{', '.join(kinds)}]")
     if len(value) != len(kinds):
@@ -106,7 +173,7 @@ def _layer(value: Any, part: str, index: int, kinds: tuple[str, ...]) -> Any:
 
 
 def check_cfgs(cfgs: Cfgs, dense: Cfgs, heads: int, unit: int = 1) -> Cfgs:
-    """Check that a width list fits a dense model, and return it.
+    """Check that a width list fits a dense model, and return it with the dense backbone's widths.
 
     Args:
         cfgs: the widths.
@@ -121,14 +188,28 @@ def check_cfgs(cfgs: Cfgs, dense: Cfgs, heads: int, unit: int = 1) -> Cfgs:
         have, need = len(getattr(cfgs, part)), len(getattr(dense, part))
         if have != need:
             raise UserError(f"--cfgs has {have} {part} layers, the model has {need}")
-    full = dense.widths()
-    for site, width in cfgs.widths().items():
-        part, index, kind = site.split(".")
-        place = f"--cfgs: {part} layer {index}: {kind} width {width}"
-        if kind != "ffn" and unit > 1 and width % unit:
+    _check_blocks(cfgs.backbone, dense.dense_backbone)
+    cfgs = cfgs.over(dense.dense_backbone)
+    full = dense.widths("all")
+    for site, width in cfgs.widths("all").items():
+        place = f"--cfgs: {site_words(site)} width {width}"
+        attention = site.endswith(("attn", "self", "cross"))
+        if attention and unit > 1 and width % unit:
             raise UserError(f"{place} is not a multiple of the {unit} channels of a head, and heads leave whole here")
-        if kind != "ffn" and unit == 1 and width % heads:
+        if attention and unit == 1 and width % heads:
             raise UserError(f"{place} is not a multiple of the {heads} heads")
         if width > full[site]:
-            raise UserError(f"{place} is wider than the dense model's {full[site]}")
+            implied = " (two parts mean a dense backbone)" if site.startswith("backbone") and not cfgs.backbone else ""
+            raise UserError(f"{place} is wider than the dense model's {full[site]}{implied}")
     return cfgs
+
+
+def _check_blocks(backbone: Blocks, dense: Blocks) -> None:
+    if backbone and len(backbone) != len(dense):
+        raise UserError(f"--cfgs has {len(backbone)} backbone blocks, the model has {len(dense)}")
+    for index, (block, full) in enumerate(zip(backbone, dense, strict=False)):
+        if len(block) != len(full):
+            raise UserError(
+                f"--cfgs: backbone block {index} has {len(block)} numbers ({list(block)}), the model's has "
+                f"{len(full)}: {', '.join(BACKBONE_KINDS[: len(full)])}"
+            )

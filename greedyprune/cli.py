@@ -131,7 +131,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="WIDTHS",
         help="width list that the checkpoint must have, quoted or as several words: "
-        "[[[attn, ffn], ...], [[self, cross, ffn], ...]]",
+        "[[[attn, ffn], ...], [[self, cross, ffn], ...]], and [[inner width], ...] of the backbone where it is slim",
     )
 
 

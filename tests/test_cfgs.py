@@ -63,7 +63,11 @@ def test_widths_go_by_site_front_to_back():
         ("152", ["152", "needs 2"]),
         ("{}", ["needs 2"]),
         ("[[[152, 416]]]", ["1 parts"]),
-        ("[[[152, 416]], [[8, 136, 544]], []]", ["3 parts"]),
+        ("[[[152, 416]], [[8, 136, 544]], [[3]], []]", ["4 parts", "needs 2"]),
+        ("[[[152, 416]], [[8, 136, 544]], []]", ["backbone part is []", "per block"]),
+        ("[[[152, 416]], [[8, 136, 544]], [64]]", ["backbone block 0 is 64", "[conv1]"]),
+        ("[[[152, 416]], [[8, 136, 544]], [[64], [64, 64, 64]]]", ["backbone block 1 is [64, 64, 64]"]),
+        ("[[[152, 416]], [[8, 136, 544]], [[64], [64, 0]]]", ["backbone block 1", "conv2 is 0"]),
         ("[[], [[8, 136, 544]]]", ["encoder part is []"]),
         ("[[[152, 416]], 7]", ["decoder part is 7"]),
         ("[[152, 416], [[8, 136, 544]]]", ["encoder layer 0 is 152"]),
@@ -123,3 +127,57 @@ def test_where_heads_leave_whole_an_attention_width_is_a_number_of_heads():
 
 def test_ffn_widths_need_not_be_multiples_of_the_heads():
     assert check_cfgs(CFGS.replace({"encoder.0.ffn": 417}), DENSE, heads=8)
+
+
+BOTTLENECKS = ((64, 64), (128, 128))
+WHOLE = full_cfgs(1, 1, 256, 2048, BOTTLENECKS)
+THREE = "[[[152, 416]], [[8, 136, 544]], [[48, 64], [128, 5]]]"
+
+
+def test_a_third_part_holds_the_widths_of_a_backbone_that_is_not_dense():
+    cfgs = parse_cfgs(THREE)
+    assert cfgs.backbone == ((48, 64), (128, 5))
+    assert str(cfgs) == THREE
+    checked = check_cfgs(cfgs, WHOLE, heads=8)
+    assert checked == cfgs
+    assert list(checked.widths()) == [name for name in checked.widths("all") if not name.startswith("backbone")]
+    assert checked.widths("backbone") == {
+        "backbone.0.conv1": 48,
+        "backbone.0.conv2": 64,
+        "backbone.1.conv1": 128,
+        "backbone.1.conv2": 5,
+    }
+    assert parse_cfgs("[[[152, 416]], [[8, 136, 544]], [[48], [96]]]").backbone == ((48,), (96,))
+
+
+def test_two_parts_mean_a_dense_backbone_however_it_was_said():
+    said = parse_cfgs("[[[152, 416]], [[8, 136, 544]], [[64, 64], [128, 128]]]")
+    checked = check_cfgs(said, WHOLE, heads=8)
+    assert str(checked) == "[[[152, 416]], [[8, 136, 544]]]"
+    assert checked == check_cfgs(parse_cfgs(str(checked)), WHOLE, heads=8) == parse_cfgs(str(checked))
+    assert list(checked.widths("backbone").values()) == [64, 64, 128, 128]
+    slim = checked.replace({"backbone.1.conv1": 7})
+    assert slim.backbone == ((64, 64), (7, 128))
+    assert slim.replace({"backbone.1.conv1": 128}) == checked
+
+
+def test_a_site_that_no_model_named_cannot_be_replaced():
+    with pytest.raises(ValueError, match=r"backbone\.0\.conv1"):
+        CFGS.replace({"backbone.0.conv1": 8})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "dense", "words"),
+    [
+        ("[[48, 64]]", WHOLE, ["1 backbone blocks, the model has 2"]),
+        ("[[48, 64], [128]]", WHOLE, ["backbone block 1 has 1 numbers ([128])", "2: conv1, conv2"]),
+        ("[[48, 64], [128, 129]]", WHOLE, ["backbone block 1: conv2 width 129", "dense model's 128"]),
+        ("", WHOLE.replace({"backbone.0.conv2": 9}), ["backbone block 0: conv2 width 64", "9", "two parts mean"]),
+    ],
+)
+def test_backbone_widths_that_do_not_fit_are_refused_with_both_numbers(backbone, dense, words):
+    cfgs = parse_cfgs(f"[[[152, 416]], [[8, 136, 544]]{', ' + backbone if backbone else ''}]")
+    with pytest.raises(UserError) as error:
+        check_cfgs(cfgs, dense, heads=8)
+    for word in words:
+        assert word in str(error.value)

@@ -64,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, kept = _survivors(args)
     slim = transplant(model, kept)
     save_checkpoint(slim, args.output)
-    before, after = (sum(p.numel() for p in each.transformer.parameters()) for each in (model, slim))
-    print(f"Transformer: {before:,} -> {after:,} parameters ({after / before - 1:+.1%})", file=sys.stderr)
+    for part, pair in (("Transformer", (model.transformer, slim.transformer)), ("whole model", (model, slim))):
+        before, after = (sum(p.numel() for p in each.parameters()) for each in pair)
+        print(f"{part}: {before:,} -> {after:,} parameters ({after / before - 1:+.1%})", file=sys.stderr)
     print(f"saved {args.output}; its widths are", file=sys.stderr)
     print(slim.cfgs)
     return 0

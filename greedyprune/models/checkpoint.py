@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from greedyprune.cfgs import Cfgs, parse_cfgs
+from greedyprune.cfgs import Cfgs, parse_cfgs, site_words
 from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
 from greedyprune.models.detector import Detector
@@ -206,11 +206,10 @@ def _build_described(about: Mapping[str, Any], overrides: Mapping[str, Any], pat
 
 
 def _expect(found: Cfgs, expected: Cfgs, path: str | Path) -> None:
-    have, want = found.widths(), expected.widths()
+    have, want = found.widths("all"), expected.over(found.dense_backbone).widths("all")
     for site in [*have, *want]:
         if have.get(site) != want.get(site):
-            part, index, kind = site.split(".")
             raise UserError(
-                f"--cfgs does not match checkpoint {path}: {part} layer {index}: {kind} is "
+                f"--cfgs does not match checkpoint {path}: {site_words(site)} is "
                 f"{want.get(site, 'absent')} in --cfgs and {have.get(site, 'absent')} in the checkpoint"
             )

@@ -50,7 +50,7 @@ class PyramidDetector(Detector):
     def __init__(self, options: DetectorOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
         super().__init__(options, cfgs, info)
         levels = self.options.num_feature_levels
-        backbone = Backbone(options.backbone, options.dilation, levels)
+        backbone = Backbone(options.backbone, options.dilation, levels, self.cfgs.backbone)
         self.backbone = nn.Sequential(backbone)
         self.input_proj = LevelProjections(backbone.level_channels, options.hidden_dim, levels)
 

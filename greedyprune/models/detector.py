@@ -20,7 +20,7 @@ Outputs = dict[str, Any]
 
 
 class Detector(nn.Module):
-    """A detector whose Transformer has the widths of `cfgs`; the base class of all of them.
+    """A detector with the widths of `cfgs`; the base class of all of them.
 
     A kind of detector builds its parts, and says how it makes features, queries and predictions.
 
@@ -30,7 +30,7 @@ class Detector(nn.Module):
         info: what its labels mean.
 
     Attributes:
-        transformer: encoder and decoder; all sites lie in it.
+        transformer: encoder and decoder.
         backbone: a Sequential of one Backbone; published checkpoints call it backbone.0.
         label_enc: embeddings of noised labels; None: the detector is trained without denoising.
 

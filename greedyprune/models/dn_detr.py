@@ -80,7 +80,7 @@ class DNDETR(DABDetector):
 
     def __init__(self, options: DNDETROptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
         super().__init__(options, cfgs, info)
-        backbone = Backbone(options.backbone, options.dilation)
+        backbone = Backbone(options.backbone, options.dilation, widths=self.cfgs.backbone)
         self.backbone = nn.Sequential(backbone)
         self.input_proj = nn.Conv2d(backbone.channels, options.hidden_dim, 1)
 

@@ -1,12 +1,14 @@
 """The options and widths that a published state dict's tensors tell."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from greedyprune.cfgs import Cfgs
 from greedyprune.errors import UserError
+from greedyprune.models.backbone import dense_widths
 from greedyprune.models.options import (
     DeformableOptions,
     DetectorOptions,
@@ -40,8 +42,10 @@ def infer_shape(
     if any(key.endswith(("query_refpoint_embeddings.weight", "query_position_embeddings.weight")) for key in state):
         raise UserError(f"{place} is a HuggingFace model's: convert it with tools/import_hf.py first")
     kind, options, infer = _kind(state, place)
-    found, cfgs = infer(Sizes(state, arguments, place, kind), overrides)
-    return options.from_dict({**found, **overrides}), cfgs
+    sizes = Sizes(state, arguments, place, kind)
+    found, cfgs = infer(sizes, overrides)
+    shape = options.from_dict({**found, **overrides})
+    return shape, replace(cfgs, backbone=sizes.inner_widths(dense_widths(shape.backbone)))
 
 
 def _kind(state: State, place: str) -> tuple[str, type[DetectorOptions], Callable[[Sizes, Mapping[str, Any]], Found]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from greedyprune.cfgs import Cfgs, full_cfgs
 from greedyprune.errors import UserError
-from greedyprune.models.backbone import BACKBONES
+from greedyprune.models.backbone import BACKBONES, dense_widths
 from greedyprune.models.layers import ACTIVATIONS, Heads, LayerOptions
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ class DetectorOptions:
 
     def dense_cfgs(self) -> Cfgs:
         """Full widths for every site."""
-        return full_cfgs(self.enc_layers, self.dec_layers, self.hidden_dim, self.ffn_dim)
+        inner = dense_widths(self.backbone)
+        return full_cfgs(self.enc_layers, self.dec_layers, self.hidden_dim, self.ffn_dim, inner)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

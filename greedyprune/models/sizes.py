@@ -1,8 +1,10 @@
 """The sizes in a published state dict, with messages that say what is amiss."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from greedyprune.cfgs import BACKBONE_KINDS, Blocks
 from greedyprune.errors import UserError
 from greedyprune.models.published import State
 
@@ -56,6 +58,26 @@ class Sizes:
         if f"{body}.layer4.0.conv3.weight" in self.state:
             return "resnet101" if third > 6 else "resnet50"
         return "resnet34" if third > 2 else "resnet18"
+
+    def inner_widths(self, dense: Blocks) -> Blocks:
+        """The inner widths of the backbone's blocks.
+
+        Args:
+            dense: those of the dense backbone. Tensors that are not of a narrower one count as dense here, so that what
+                is amiss with them is said by their names when they are loaded.
+        """
+        names = (re.fullmatch(r"backbone\.0\.body\.layer(\d+)\.(\d+)\.conv1\.weight", key) for key in self.state)
+        places = sorted((int(name[1]), int(name[2])) for name in names if name)
+        found = []
+        for (stage, block), full in zip(places, dense, strict=False):
+            prefix = f"backbone.0.body.layer{stage}.{block}"
+            keys = [f"{prefix}.{kind}.weight" for kind in BACKBONE_KINDS[: len(full)]]
+            found.append(tuple(len(self.state[key]) for key in keys if key in self.state and self.state[key].dim()))
+        fits = len(places) == len(dense) and all(
+            len(inner) == len(full) and all(1 <= width <= most for width, most in zip(inner, full, strict=True))
+            for inner, full in zip(found, dense, strict=True)
+        )
+        return tuple(found) if fits else ()
 
     def _foreign(self, detail: str) -> UserError:
         name = self.arguments.get("modelname")

@@ -67,10 +67,11 @@ def kept_from_scores(site: Site, scores: Tensor, width: int) -> tuple[int, ...]:
 
 
 def kept_by_magnitude(model: Detector, cfgs: Cfgs) -> KeptSets:
-    """Kept sets for people who have only the widths; see `magnitudes`."""
+    """Kept sets for people who have only the widths; see `magnitudes`. A dense backbone's channels are not named."""
     state = model.state_dict()
-    widths = cfgs.widths()
-    return {site.name: kept_from_scores(site, magnitudes(site, state), widths[site.name]) for site in list_sites(model)}
+    widths = cfgs.widths("all")
+    sites = list_sites(model, "all" if cfgs.backbone else "transformer")
+    return {site.name: kept_from_scores(site, magnitudes(site, state), widths[site.name]) for site in sites}
 
 
 def magnitudes(site: Site, state: Mapping[str, Tensor]) -> Tensor:
@@ -81,7 +82,7 @@ def magnitudes(site: Site, state: Mapping[str, Tensor]) -> Tensor:
     """
     written, read = torch.zeros(site.width), torch.zeros(site.width)
     for part in site.slices:
-        if part.roles == ("sampling",):
+        if part.roles in (("sampling",), ("statistic",)):
             continue
         tensor = state[part.name].detach().float().cpu().movedim(part.dim, 0)
         power = tensor.reshape(part.blocks, site.width, -1).square().sum((0, 2))  # [width]

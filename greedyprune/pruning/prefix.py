@@ -88,7 +88,13 @@ def finish(model: Detector, prefix: Prefix, last_only: bool = False) -> Outputs:
 
 
 def site_place(site: Site) -> Place:
-    """The last place from which the site is still to come."""
+    """The last place from which the site is still to come.
+
+    Raises:
+        ValueError: a backbone site, which no place comes before.
+    """
+    if site.part == "backbone":
+        raise ValueError(f"{site.name} lies before the Transformer, where no prefix can start")
     return Place(site.part == "decoder", site.layer, site.kind == "ffn")
 
 

@@ -20,8 +20,8 @@ class Slice:
         dim: the dimension that holds the site's channels. A unit has as many rows there as the tensor's size gives it,
             so what a head has beside its channels is sliced as they are.
         roles: what the site's channels are in it, once for each time that they lie one after another in that dimension
-            (q, k, v stacked: three): `query`, `key`, `value`, `hidden`, `output` where they are read, or `sampling`
-            where they are no channels, but the places where a head looks.
+            (q, k, v stacked: three): `query`, `key`, `value`, `hidden`, `statistic` of a batch norm, `output` where
+            they are read, or `sampling` where they are no channels, but the places where a head looks.
         spaces: the products of queries and keys, summed before the softmax, that its queries or keys belong to.
     """
 
@@ -45,10 +45,10 @@ class Site:
     """A place whose width can be pruned.
 
     Attributes:
-        name: `encoder.0.attn`, `decoder.2.cross` ...
+        name: `encoder.0.attn`, `decoder.2.cross`, `backbone.5.conv1` ...
         width: its full width.
-        groups: parts that keep the same number of channels: attention heads, or 1 for an FFN and where heads leave
-            whole. Channel `c` belongs to group `c // (width / groups)`.
+        groups: parts that keep the same number of channels: attention heads, or 1 for an FFN, in the backbone and
+            where heads leave whole. Channel `c` belongs to group `c // (width / groups)`.
         slices: the tensors that are sliced with it.
         unit: channels that stay or leave together: those of a head where heads leave whole, else 1. Channel `c` belongs
             to unit `c // unit`, whose name is its first channel.
@@ -62,16 +62,17 @@ class Site:
 
     @property
     def part(self) -> str:
-        """`encoder` or `decoder`."""
+        """`encoder`, `decoder` or `backbone`."""
         return self.name.split(".")[0]
 
     @property
     def layer(self) -> int:
+        """The layer's number in its part, or the block's."""
         return int(self.name.split(".")[1])
 
     @property
     def kind(self) -> str:
-        """`attn`, `self`, `cross` or `ffn`."""
+        """`attn`, `self`, `cross` or `ffn`; in the backbone the convolution that writes it, `conv1` or `conv2`."""
         return self.name.split(".")[2]
 
     @property
@@ -113,12 +114,21 @@ class Site:
 Describe = Callable[[str, nn.Module], tuple[Slice, ...]]
 
 
-def list_sites(model: Detector) -> list[Site]:
-    """Every site of a detector, front to back, with the widths that it has now."""
+def list_sites(model: Detector, prune: str = "transformer") -> list[Site]:
+    """The sites of a detector, front to back, with the widths that it has now.
+
+    Args:
+        model: the detector.
+        prune: whose sites: `transformer`, `backbone` or `all`.
+    """
     options, sites = model.options, []
     attention = (1, options.unit) if options.whole_heads else (options.heads, 1)
-    for name, width in model.cfgs.widths().items():
+    blocks = list(model.feature_extractor.blocks)
+    for name, width in model.cfgs.widths(prune).items():
         part, index, kind = name.split(".")
+        if part == "backbone":
+            sites.append(Site(name, width, 1, _convolution(f"backbone.0.{blocks[int(index)]}", int(kind[-1]))))
+            continue
         prefix = f"transformer.{part}.layers.{index}"
         layer = model.get_submodule(prefix)
         describe = _DESCRIPTIONS[kind, type(getattr(layer, _PLACES[kind]))]
@@ -133,6 +143,17 @@ def _linear(prefix: str, role: str, *spaces: int) -> tuple[Slice, Slice]:
 
 def _output(prefix: str) -> Slice:
     return Slice(f"{prefix}.weight", 1, ("output",))
+
+
+def _convolution(prefix: str, number: int) -> tuple[Slice, ...]:
+    # A channel whose batch norm scales by 0 and adds 0 is 0 after the ReLU, whatever the statistics.
+    norm = f"{prefix}.bn{number}"
+    return (
+        Slice(f"{prefix}.conv{number}.weight", 0, ("hidden",)),
+        *(Slice(f"{norm}.{name}", 0, ("hidden",)) for name in ("weight", "bias")),
+        *(Slice(f"{norm}.{name}", 0, ("statistic",)) for name in ("running_mean", "running_var")),
+        _output(f"{prefix}.conv{number + 1}"),
+    )
 
 
 def _ffn(prefix: str, layer: nn.Module) -> tuple[Slice, ...]:

@@ -45,20 +45,28 @@ def replaced(model: Detector, tensors: Mapping[str, Tensor]) -> Iterator[None]:
 
     Everything that reads shapes from tensors (running, counting parameters and multiply-adds) sees the new ones.
     """
-    own = {name: model.get_parameter(name) for name in tensors}
+    own = {name: _get_tensor(model, name) for name in tensors}
     replace_tensors(model, tensors)
     try:
         yield
     finally:
-        for name, parameter in own.items():
-            _set_parameter(model, name, parameter)
+        for name, tensor in own.items():
+            _set_tensor(model, name, tensor)
 
 
 def replace_tensors(model: Detector, tensors: Mapping[str, Tensor]) -> None:
-    """Other tensors inside the model, for good; the model's `cfgs` keep telling its first shape."""
+    """Other tensors inside the model, for good; the model's `cfgs` keep telling its first shape.
+
+    Args:
+        model: the model.
+        tensors: parameters and buffers by their names in the state dict.
+    """
     for name, tensor in tensors.items():
-        trains = model.get_parameter(name).requires_grad
-        _set_parameter(model, name, nn.Parameter(tensor.detach(), requires_grad=trains))
+        own = _get_tensor(model, name)
+        if isinstance(own, nn.Parameter):
+            _set_tensor(model, name, nn.Parameter(tensor.detach(), requires_grad=own.requires_grad))
+        else:
+            _set_tensor(model, name, tensor.detach())
 
 
 @contextmanager
@@ -74,12 +82,20 @@ def shrink_site(model: Detector, site: Site, kept: Sequence[int]) -> None:
 
 
 def _slim(model: Detector, site: Site, kept: Sequence[int]) -> dict[str, Tensor]:
-    return slim_tensors(site, {part.name: model.get_parameter(part.name) for part in site.slices}, kept)
+    return slim_tensors(site, {part.name: _get_tensor(model, part.name) for part in site.slices}, kept)
 
 
-def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+def _get_tensor(model: nn.Module, name: str) -> Tensor:
     owner, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(owner), attribute, parameter)
+    tensor = getattr(model.get_submodule(owner), attribute)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def _set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """A parameter or a buffer; the module knows which of them the name is."""
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, tensor)
 
 
 def transplant(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
@@ -96,7 +112,7 @@ def transplant(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
         UserError: kept sets that do not fit the model.
     """
     state = dict(model.state_dict())
-    sites = {site.name: site for site in list_sites(model)}
+    sites = {site.name: site for site in list_sites(model, "all")}
     checked = {name: check_kept(sites[name], channels) for name, channels in kept.items()}
     for name, channels in checked.items():
         state |= slim_tensors(sites[name], state, channels)
@@ -110,13 +126,13 @@ def transplant(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
 def masked(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
     """A copy of the model in which pruned channels are switched off and nothing is smaller.
 
-    Rows that write a pruned channel are zero: its q, k and v are 0, or the FFN's activation of 0, which is 0. Unlike a
-    kept set for `transplant`, this one may keep any number of channels in each head, also none; where heads leave
-    whole, a head of which a channel is kept stays on.
+    Rows that write a pruned channel are zero: its q, k and v are 0, or the FFN's activation of 0, which is 0, or in the
+    backbone what its batch norm makes of it. Unlike a kept set for `transplant`, this one may keep any number of
+    channels in each head, also none; where heads leave whole, a head of which a channel is kept stays on.
     """
     result = copy.deepcopy(model)
     state = result.state_dict()
-    sites = {site.name: site for site in list_sites(model)}
+    sites = {site.name: site for site in list_sites(model, "all")}
     for name, channels in kept.items():
         site = sites[name]
         for part in site.slices:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from greedyprune.cfgs import Cfgs
+from greedyprune.cfgs import Cfgs, parse_cfgs
 from greedyprune.files import atomic_write
 from greedyprune.report import count
 from greedyprune.search.cost import CostModel
@@ -76,7 +76,7 @@ def comparison_table(result: Mapping[str, Any], cost: CostModel) -> Table:
         ("  of the Transformer", "transformer_flops"),
     ):
         table.add_row(label, count(dense[key]), count(slim[key]), f"{slim[key] / dense[key] - 1:+.1%}")
-    widths = Cfgs(tuple(map(tuple, result["cfgs"][0])), tuple(map(tuple, result["cfgs"][1]))).widths()
+    widths = parse_cfgs(result["cfgs"]).widths()
     before, after = cost.site_flops(cost.full), cost.site_flops(widths)
     table.add_row("  of the sites", count(before), count(after), f"{after / before - 1:+.1%}")
     for label in ("AP", "AP50", "AP_small", "AP_medium", "AP_large"):

@@ -13,6 +13,7 @@ import torch
 from greedyprune import UserError, load_model
 from greedyprune.commands.train import main
 from greedyprune.models import save_checkpoint
+from greedyprune.pruning.transplant import transplant
 from greedyprune.training.state import BEST, LAST, LOG, STATE
 
 from ..training.tiny_training import farthest, losses, read_log, small_model, write_data
@@ -183,3 +184,14 @@ def test_backbone_weights_start_a_resnet_and_those_of_another_are_refused(folder
     assert main([*words.split(), *paths, *weights, "--backbone", "resnet18"]) == 0
     trained = load_model(tmp_path / "out" / LAST).backbone[0].body
     assert torch.equal(trained.layer1[0].conv1.weight, network.layer1[0].conv1.weight)
+
+
+def test_a_detector_with_a_slim_backbone_is_fine_tuned_at_its_widths(arguments, tmp_path):
+    slim = transplant(small_model(), {"backbone.0.conv1": range(10), "backbone.5.conv1": range(3, 60)})
+    save_checkpoint(slim, tmp_path / "slim.safetensors")
+    words = [*arguments, "--resume", str(tmp_path / "slim.safetensors"), "--epochs", "1"]
+    assert main([*words, "--output_dir", str(tmp_path / "tuned")]) == 0
+    tuned = load_model(tmp_path / "tuned" / LAST)
+    assert tuned.cfgs == slim.cfgs
+    assert tuned.cfgs.backbone == ((10,), (48,), (96,), (96,), (144,), (57,))
+    assert farthest(tmp_path / "slim.safetensors", tmp_path / "tuned" / LAST) > 0
