@@ -34,7 +34,8 @@ from greedyprune.pruning.transplant import transplant
 from greedyprune.report import progress_bar
 from greedyprune.search.cost import CostModel
 from greedyprune.search.display import SearchDisplay, duration
-from greedyprune.search.evaluator import Evaluator, Images
+from greedyprune.search.evaluator import Evaluator
+from greedyprune.search.images import Images, Room
 from greedyprune.search.loop import search
 from greedyprune.search.result import comparison_table, site_table, summarize, write_result
 from greedyprune.search.study import Study
@@ -46,6 +47,17 @@ _OF_KIND: dict[str, tuple[type, Any, Any, str]] = {
     "skip_eval_converge": (float, None, None, "no full evaluation while the subset's AP is below (1 - this) x target"),
     "num_evaluate": (int, 32, 96, "candidate channels scored in a round, drawn at random; 0: all"),
 }
+
+
+def _gigabytes(text: str) -> float:
+    """An argparse type: 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes of at least 0")
+    return number
 
 
 def parser(schedule: str) -> argparse.ArgumentParser:
@@ -101,6 +113,13 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--score_images", type=whole_number(1), default=16, metavar="N", help="training images that score candidates"
+    )
+    group.add_argument(
+        "--cache_gb",
+        type=_gigabytes,
+        default=8.0,
+        metavar="X",
+        help="memory for what the backbone and finished layers made of the images; with less, the same result later",
     )
     group = parser.add_argument_group("state and output")
     group.add_argument(
@@ -207,17 +226,17 @@ def _search(
     pruned = copy.deepcopy(model)
     device = next(model.parameters()).device
 
-    def images(data: CocoDetection, ids: Sequence[int], text: str) -> Images:
-        return Images(pruned, data, ids, args.batch_size, args.num_workers, progress_bar(text))
+    room = Room(round(args.cache_gb * 1e9))
 
-    with autocast(device, args.amp), SearchDisplay() as display:
-        evaluator = Evaluator(
-            pruned,
-            images(dataset, subset, "backbone, validation subset"),
-            images(dataset, sorted(set(full) - set(subset)), "backbone, validation images"),
-            images(*train, "backbone, scoring images"),
-            dataset.coco,
-        )
+    def images(data: CocoDetection, ids: Sequence[int], text: str) -> Images:
+        return Images(pruned, data, ids, args.batch_size, room, args.num_workers, progress_bar(f"backbone, {text}"))
+
+    with autocast(device, args.amp, in_place=True), SearchDisplay() as display:
+        # In the order of how often they are needed.
+        score = images(*train, "scoring images")
+        small = images(dataset, subset, "validation subset")
+        rest = images(dataset, sorted(set(full) - set(subset)), "validation images")
+        evaluator = Evaluator(pruned, small, rest, score, dataset.coco)
         return search(pruned, options, evaluator, cost, study, display)
 
 
