@@ -28,8 +28,9 @@ from greedyprune.pruning.transplant import transplant
 from greedyprune.report import progress_bar
 from greedyprune.search.cost import CostModel
 from greedyprune.search.display import ProposalDisplay, SearchDisplay, duration
-from greedyprune.search.evaluator import Evaluator, Images
+from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.global_search import GlobalSearch, check_budget
+from greedyprune.search.images import Images, Room
 from greedyprune.search.loop import search
 from greedyprune.search.result import comparison_table, site_table, summarize, write_result
 from greedyprune.search.saving import Saving
@@ -113,6 +114,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
         **options.to_dict(),
         "scorer": options.scorer if isinstance(options, GlobalOptions) else "exact",
         "whole_heads": model.options.whole_heads,
+        "prune": args.prune,
         **images.settings(),
         "batch_size": args.batch_size,
         "amp": args.amp,
@@ -120,11 +122,8 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     }
     name = args.study or f"prune-{args.schedule}"
     command = shlex.join(["python", *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
-    cost = CostModel(model, typical_size(images.val, images.full))
-    steps = {
-        site.name: (site.width, args.ffn_step if site.kind == "ffn" else args.attn_step * model.options.grain)
-        for site in list_sites(model)
-    }
+    cost = CostModel(model, typical_size(images.val, images.full), args.prune)
+    steps = {site.name: (site.width, options.step(site.kind)) for site in list_sites(model, args.prune)}
     db = args.db or str(args.output_dir / "prune.db")
     slim_path = args.output_dir / "slim.safetensors"
     with Study.open(db, name, settings, sites=steps, command_hint=command) as study:
@@ -148,7 +147,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
 def _tell(result: Mapping[str, Any], cost: CostModel, args: argparse.Namespace, slim_path: Path) -> None:
     cfgs = parse_cfgs(result["cfgs"])
     console = Console()
-    console.print(site_table(cost.full, cfgs.widths()))
+    console.print(site_table(cost.full, cost.full | cfgs.widths("all")))
     console.print(comparison_table(result, cost))
     print(f"{result['image_forwards']:,} image forwards in {duration(result['seconds'])}; files in {args.output_dir}")
     print("fine-tune and evaluate the slim model with")
@@ -170,25 +169,26 @@ def _search(
     pruned = copy.deepcopy(model)
     device = next(model.parameters()).device
 
-    def images(data: CocoDetection, ids: Sequence[int], text: str, batch_size: int = args.batch_size) -> Images:
-        return Images(pruned, data, ids, batch_size, args.num_workers, progress_bar(f"backbone, {text}"))
+    room = Room(round(args.cache_gb * 1e9))
 
-    with autocast(device, args.amp):
-        evaluator = Evaluator(
-            pruned,
-            images(chosen.val, chosen.subset, "validation subset"),
-            images(chosen.val, sorted(set(chosen.full) - set(chosen.subset)), "validation images"),
-            images(chosen.train, chosen.score, "scoring images"),
-            chosen.val.coco,
-        )
+    def images(data: CocoDetection, ids: Sequence[int], text: str, batch_size: int = args.batch_size) -> Images:
+        return Images(pruned, data, ids, batch_size, room, args.num_workers, progress_bar(f"backbone, {text}"))
+
+    with autocast(device, args.amp, in_place=True):
+        # In the order of how often they are needed.
+        score = images(chosen.train, chosen.score, "scoring images")
+        subset = images(chosen.val, chosen.subset, "validation subset")
+        rest = images(chosen.val, sorted(set(chosen.full) - set(chosen.subset)), "validation images")
+        evaluator = Evaluator(pruned, subset, rest, score, chosen.val.coco)
         if isinstance(options, ScheduleOptions):
             with SearchDisplay() as display:
                 return transplant(model, search(pruned, options, evaluator, cost, study, display))
+        sites = list_sites(model, args.prune)
         saving = Saving(cost, options.cost)
         if options.budget is not None:
-            check_budget(saving, list_sites(model), options.step, options.budget)
+            check_budget(saving, sites, options.step, options.budget)
         calibration = images(chosen.train, chosen.calibration, "calibration images", CALIBRATION_BATCH)
-        given = Given(model, list_sites(model), calibration.labelled(device), options.seed)
+        given = Given(model, sites, lambda: calibration.labelled(model), calibration.pictures, options.seed)
         with ProposalDisplay() as told:
             run = GlobalSearch(pruned, given, options, evaluator, saving, study, told)
             run.run()

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from greedyprune.cfgs import PRUNE
 from greedyprune.cli import Parser, add_data_arguments, add_device_arguments, add_model_arguments, whole_number
 from greedyprune.errors import UserError
 from greedyprune.models import MODELS
@@ -67,6 +68,9 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         "--ffn_step", type=whole_number(1), default=32, metavar="N", help="channels of an FFN that its width changes by"
     )
     group.add_argument(
+        "--conv_step", type=whole_number(1), default=8, metavar="N", help="channels that a backbone width changes by"
+    )
+    group.add_argument(
         "--site_decay",
         type=float,
         default=0.0112,
@@ -75,6 +79,12 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     )
     group.add_argument("--seed", type=int, default=0, help="draws the candidates, the subset and the scoring images")
     group = parser.add_argument_group("global")
+    group.add_argument(
+        "--prune",
+        choices=PRUNE,
+        default="transformer",
+        help="whose widths are searched; the backbone's are the inner ones of its blocks (default: transformer)",
+    )
     for cost in COSTS:
         group.add_argument(
             f"--target_{cost}",
@@ -127,6 +137,13 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         help="training images whose loss tells candidates or damage apart (default: 64; gp, modular: 16)",
     )
     group.add_argument(
+        "--cache_gb",
+        type=_gigabytes,
+        default=8.0,
+        metavar="X",
+        help="memory for what the backbone and finished layers made of the images; with less, the same result later",
+    )
+    group.add_argument(
         "--calib_images",
         type=whole_number(1),
         default=400,
@@ -148,6 +165,17 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _gigabytes(text: str) -> float:
+    """An argparse type: 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes of at least 0")
+    return number
+
+
 def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
     """The global schedule that the arguments describe; see `schedule_options`.
 
@@ -164,6 +192,10 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
         for part in ("attn", "ffn"):
             if getattr(args, f"{part}.{name}") is not None:
                 raise UserError(f"--{part}.{name} is for --schedule gp and modular; global has one --{name} for all")
+    if args.prune != "transformer" and args.scorer not in (None, "basis", "select"):
+        raise UserError(
+            f"--scorer {args.scorer} is of the Transformer alone; with --prune {args.prune} give basis"
+        )
     cost = given[0] if given else args.cost or "flops"
     map_tol = 0.02 if args.map_tol is None else args.map_tol
     return GlobalOptions(
@@ -174,6 +206,7 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
         rounds=args.rounds,
         attn_step=args.attn_step * grain,
         ffn_step=args.ffn_step,
+        conv_step=args.conv_step,
         scorer=args.scorer or "basis",
         refit=args.refit,
         distill_steps=args.distill_steps,
@@ -195,6 +228,8 @@ def schedule_options(args: argparse.Namespace, grain: int) -> ScheduleOptions:
     """
     if args.scorer not in (None, "exact"):
         raise UserError(f"--schedule {args.schedule} grows sites by the exact score; --scorer is for --schedule global")
+    if args.prune != "transformer":
+        raise UserError(f"--schedule {args.schedule} prunes the Transformer; --prune is for --schedule global")
     kinds = {}
     for part, step in (("attn", args.attn_step * grain), ("ffn", args.ffn_step)):
         values: dict[str, Any] = {}

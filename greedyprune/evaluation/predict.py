@@ -16,18 +16,21 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
-def autocast(device: torch.device | str, amp: str | None) -> contextlib.AbstractContextManager[Any]:
+def autocast(
+    device: torch.device | str, amp: str | None, in_place: bool = False
+) -> contextlib.AbstractContextManager[Any]:
     """Mixed precision for a forward pass.
 
     Args:
         device: where the model is.
         amp: `bf16`, `fp16`, or None or `none` for the model's own precision.
+        in_place: weights change in place meanwhile; each use converts them anew.
     """
     if amp is None or amp == "none":
         return contextlib.nullcontext()
     if amp not in AMP_DTYPES:
         raise UserError(f"--amp {amp!r} is unknown; choose one of none, {', '.join(AMP_DTYPES)}")
-    return torch.autocast(torch.device(device).type, dtype=AMP_DTYPES[amp])
+    return torch.autocast(torch.device(device).type, dtype=AMP_DTYPES[amp], cache_enabled=not in_place)
 
 
 @contextlib.contextmanager

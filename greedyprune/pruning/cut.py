@@ -11,6 +11,7 @@ from torch import Tensor
 from greedyprune.models.detector import Detector
 from greedyprune.pruning.bases import query_key_basis, shared_key_basis, value_basis
 from greedyprune.pruning.calibrate import SiteMoments
+from greedyprune.pruning.convolution import ConvolutionCut
 from greedyprune.pruning.refit import refit
 from greedyprune.pruning.sensitivity import channel_metric
 from greedyprune.pruning.sites import Site
@@ -143,6 +144,21 @@ def refitted(site: Site, state: State, moments: SiteMoments, kept: Tensor, start
     return {site.reads: solved.to(state[site.reads].dtype), bias: shift.to(state[bias].dtype)}
 
 
+def cut_tensors(cuts: Mapping[str, SiteCut], widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """The tensors of several sites at their widths.
+
+    Args:
+        cuts: how each site is cut.
+        widths: site name -> width, front to back.
+    """
+    result: dict[str, Tensor] = {}
+    for name, width in widths.items():
+        cut = cuts[name]
+        # What reads a bottleneck's first site writes its second.
+        result |= cut.tensors(width, result) if isinstance(cut, ConvolutionCut) else cut.tensors(width)
+    return result
+
+
 def cut_model(model: Detector, cuts: Mapping[str, SiteCut], widths: Mapping[str, int]) -> Detector:
     """A slim model.
 
@@ -154,9 +170,7 @@ def cut_model(model: Detector, cuts: Mapping[str, SiteCut], widths: Mapping[str,
     Returns:
         A new model on the same device, in the same mode.
     """
-    state = dict(model.state_dict())
-    for name, width in widths.items():
-        state |= cuts[name].tensors(width)
+    state = {**model.state_dict(), **cut_tensors(cuts, widths)}
     parameter = next(model.parameters())
     slim = type(model)(model.options, model.cfgs.replace(dict(widths)), model.info)
     slim.to(device=parameter.device, dtype=parameter.dtype)

@@ -1,6 +1,7 @@
 """Mend a slim model: its layers learn to answer as the dense model does, on calibration images without labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -10,23 +11,27 @@ from greedyprune.models.detector import Detector, Outputs
 from greedyprune.pruning.prefix import Place, Prefix, advance, finish
 from greedyprune.pruning.sensitivity import BOX_WEIGHT
 
+Batches = Callable[[], Iterable[Prefix]]
+
 LEARNING_RATE = 1e-3
 WARM_UP = 0.1  # share of the steps in which the learning rate rises; then it falls along a cosine
 HIDDEN_WEIGHT = 0.1  # of the decoder's states and the memory against the answers
 
 
-def distill(dense: Detector, slim: Detector, batches: Sequence[Prefix], steps: int, seed: int = 0) -> None:
+def distill(dense: Detector, slim: Detector, batches: Batches, steps: int, own: Sequence[Prefix] = ()) -> None:
     """Train the encoder's and decoder's layers of a slim model, in place.
 
     The loss compares, for every decoder layer, logits (binary cross entropy with the dense model's chances), boxes (L1,
-    as much as the dense query is confident) and, with a small weight, hidden states; Adam, one batch a step.
+    as much as the dense query is confident) and, with a small weight, hidden states; Adam, one batch a step. The dense
+    answers are kept: memory is that of the answers and of one batch.
 
     Args:
         dense: the dense model, in eval mode; it is not changed.
-        slim: one with the same layers, in eval mode: a pure function of it, the batches and the seed comes back.
-        batches: calibration images before the first encoder layer; not made in inference mode.
+        slim: one with the same layers, in eval mode: a pure function of it and of the batches comes back.
+        batches: goes through calibration images before the first encoder layer, always in the same order; not made in
+            inference mode.
         steps: how many.
-        seed: of the order of the batches.
+        own: the same images before the slim model's encoder, where its backbone is another; empty: it is not.
     """
     layers = [*slim.transformer.encoder.layers.parameters(), *slim.transformer.decoder.layers.parameters()]
     trained = {parameter: parameter.requires_grad for parameter in slim.parameters()}
@@ -36,18 +41,13 @@ def distill(dense: Detector, slim: Detector, batches: Sequence[Prefix], steps: i
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(layers, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
-    draw = torch.Generator().manual_seed(seed)
-    order: list[int] = []
     known: dict[int, tuple[Outputs, list[Tensor]]] = {}
-    for _ in range(steps):
-        order = order or torch.randperm(len(batches), generator=draw).tolist()
-        number = order.pop()
-        prefix = batches[number]
+    for number, prefix in islice(_again(batches), steps):
         if number not in known:
             with torch.no_grad():
                 known[number] = _run(dense, prefix)
         with torch.enable_grad():
-            loss = _loss(*_run(slim, prefix), *known[number], prefix)
+            loss = _loss(*_run(slim, own[number] if own else prefix), *known[number], prefix)
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()
@@ -55,6 +55,12 @@ def distill(dense: Detector, slim: Detector, batches: Sequence[Prefix], steps: i
     for parameter, trains in trained.items():
         parameter.requires_grad_(trains)
         parameter.grad = None
+
+
+def _again(batches: Batches) -> Iterator[tuple[int, Prefix]]:
+    """The batches over and over, each with its number."""
+    while True:
+        yield from enumerate(batches())
 
 
 def _run(model: Detector, prefix: Prefix) -> tuple[Outputs, list[Tensor]]:

@@ -66,6 +66,10 @@ class ScheduleOptions:
         if not 0 <= self.site_decay < 1:
             raise UserError(f"--site_decay is {self.site_decay}, it must be at least 0 and below 1")
 
+    def step(self, kind: str) -> int:
+        """Channels that a round adds to a site, by its kind."""
+        return (self.ffn if kind == "ffn" else self.attn).step
+
     def kind(self, site: Site) -> KindOptions:
         return self.ffn if site.kind == "ffn" else self.attn
 

@@ -1,6 +1,6 @@
 """The published score: the detection loss with one more channel."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -57,7 +57,7 @@ def candidate_losses(
     site: Site,
     kept: Sequence[int],
     candidates: Sequence[int],
-    batches: Sequence[tuple[Prefix, list[Target]]],
+    batches: Iterable[tuple[Prefix, list[Target]]],
     criterion: Criterion,
 ) -> Tensor:
     """The detection loss with each candidate added to a site's kept set, one at a time.
@@ -67,19 +67,20 @@ def candidate_losses(
         site: the site that grows.
         kept: its channels so far; may be empty.
         candidates: units that are not in `kept`, by their first channels.
-        batches: scoring images at the site, with their targets.
+        batches: scoring images at the site, with their targets; gone through once.
         criterion: the loss; its weighted sum over all decoder layers counts, as in training without denoising.
 
     Returns:
         `[len(candidates)]` float64, the sum over the batches of loss times images, divided by the images.
     """
-    images = sum(prefix.images for prefix, _ in batches)
+    images = 0
     losses = torch.zeros(len(candidates), dtype=torch.float64)
     with grown_site(model, site, kept) as grower:
-        for index, candidate in enumerate(candidates):
-            grower.switch_on(candidate)
-            for prefix, targets in batches:
+        for prefix, targets in batches:
+            images += prefix.images
+            for index, candidate in enumerate(candidates):
+                grower.switch_on(candidate)
                 outputs = finish(model, prefix)
                 losses[index] += criterion.total(criterion(outputs, targets)).double().cpu() * prefix.images
-            grower.switch_off(candidate)
+                grower.switch_off(candidate)
     return losses / images

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
 from greedyprune.models.detector import Detector
-from greedyprune.pruning.cut import SiteCut, cut_model
+from greedyprune.pruning.cut import SiteCut, cut_model, cut_tensors
 from greedyprune.pruning.damage import DamageTable, width_grid
 from greedyprune.pruning.distill import distill
+from greedyprune.pruning.prefix import Prefix, begin, site_place
 from greedyprune.pruning.scorers import Given, make_cuts
 from greedyprune.pruning.sites import Site
 from greedyprune.pruning.transplant import replaced
@@ -74,7 +76,7 @@ class GlobalSearch:
     @cached_property
     def cuts(self) -> dict[str, SiteCut]:
         """How every site is cut."""
-        self.display.doing(f"statistics of {sum(p.images for p, _ in self.given.batches)} calibration images")
+        self.display.doing("statistics of the calibration images")
         return make_cuts(self.options.scorer, self.given, self.options.refit)
 
     def run(self) -> dict[str, int]:
@@ -112,8 +114,8 @@ class GlobalSearch:
         widths, predicted = table.best_widths(self.saving.of_site, self.saving.of_sites, step.share * self.saving.sites)
         target = self._target(baseline)
         self.display.doing(f"{step.phase}: AP with {step.share:.1%} of what the sites cost")
-        tensors = self.mended(widths) if step.phase == "mend" else self.tensors(widths)
-        subset_map, full_map = self._evaluate(tensors, target, baseline)
+        tensors = self.mended(widths) if step.phase == "mend" else cut_tensors(self.cuts, widths)
+        subset_map, full_map = self._evaluate(widths, tensors, target, baseline)
         share = self.saving.of_sites(widths) / self.saving.sites
         if full_map is None:
             holds = False
@@ -145,49 +147,42 @@ class GlobalSearch:
         name = "dense" if centre is None else f"trial {records.index(centre)}"
         known = self.store.facts()
         points, base = {}, None
-        with self.installed({} if centre is None else self.tensors(centre.widths)):
+        around = {site.name: site.width for site in self.sites} if centre is None else centre.widths
+        with self.installed(around, cut_tensors(self.cuts, around)):
             for site in self.sites:
                 widths = self._widths_around(site, centre)
                 key = f"damage from {name}, {site.name}"
                 if key not in known:
                     self.display.doing(f"damage of {site.name} ({self.sites.index(site) + 1} of {len(self.sites)})")
                     base = self.evaluator.loss() if base is None else base
-                    now = site.width if centre is None else centre.widths[site.name]
-                    known[key] = [0.0 if w == now else self._loss(site, w) - base for w in widths]
+                    known[key] = [self._loss(site, {**around, site.name: width}) - base for width in widths]
                     self.store.set_fact(key, known[key])
                 points[site.name] = widths, known[key]
         return DamageTable(points, {site.name: self.options.step(site.kind) for site in self.sites})
 
-    def tensors(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
-        """The tensors of a slim model that are not those of the dense one."""
-        tensors: dict[str, Tensor] = {}
-        for site in self.sites:
-            if widths[site.name] < site.width:
-                tensors |= self.cuts[site.name].tensors(widths[site.name])
-        return tensors
-
     def mended(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
-        """The same after mending: a pure function of the widths, the calibration images and the seed."""
+        """The same after mending: a pure function of the widths and the calibration images."""
         if self._mended is None or self._mended[0] != widths:
             self.display.doing(f"mending, {self.options.distill_steps} steps")
             slim = cut_model(self.given.model, self.cuts, widths)
-            batches = [prefix for prefix, _ in self.given.batches]
-            distill(self.given.model, slim, batches, self.options.distill_steps, self.options.seed)
-            changed = {
-                name: tensor.detach()
-                for name, tensor in slim.named_parameters()
-                if name.startswith(("transformer.encoder.layers.", "transformer.decoder.layers."))
-            }
-            self._mended = dict(widths), changed
+            features: list[Prefix] = []
+            if self._cuts_backbone(widths):
+                with torch.no_grad():
+                    features = [begin(slim.features(images)) for images in self.given.images()]
+            distill(self.given.model, slim, self.given.prefixes, self.options.distill_steps, features)
+            trained = ("transformer.encoder.layers.", "transformer.decoder.layers.")
+            learned = {name: p.detach() for name, p in slim.named_parameters() if name.startswith(trained)}
+            self._mended = dict(widths), cut_tensors(self.cuts, widths) | learned
         return self._mended[1]
 
     @contextmanager
-    def installed(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-        """Other tensors inside the model."""
+    def installed(self, widths: Mapping[str, int], tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """The tensors of these widths inside the model."""
+        again = self.evaluator.reload if self._cuts_backbone(widths) else self.evaluator.restart
         with replaced(self.model, tensors):
-            self.evaluator.restart()
+            again()
             yield
-        self.evaluator.restart()
+        again()
 
     def _widths_around(self, site: Site, centre: Record | None) -> list[int]:
         step = self.options.step(site.kind)
@@ -196,18 +191,35 @@ class GlobalSearch:
         near = (centre.widths[site.name] + step * offset for offset in range(-TRUST, TRUST + 1))
         return sorted({min(site.width, width) for width in near if width >= step})
 
-    def _loss(self, site: Site, width: int) -> float:
-        with replaced(self.model, self.cuts[site.name].tensors(width)):
-            return self.evaluator.loss(site)
+    def _loss(self, site: Site, widths: Mapping[str, int]) -> float:
+        """Loss with these widths, which differ from those inside the model at one site."""
+        score, backbone = self.evaluator.score, site.part == "backbone"
+        # The two widths of a bottleneck share a convolution: they are cut together.
+        together = [s.name for s in self.sites if backbone and (s.part, s.layer) == (site.part, site.layer)]
+        tensors = cut_tensors(self.cuts, {name: widths[name] for name in together or [site.name]})
+        if not backbone:
+            self.evaluator.image_forwards += score.move(self.model, site_place(site))
+            with replaced(self.model, tensors):
+                return self.evaluator.loss()
+        with replaced(self.model, tensors):
+            score.reload(self.model)
+            loss = self.evaluator.loss()
+        score.reload(self.model)
+        return loss
+
+    def _cuts_backbone(self, widths: Mapping[str, int]) -> bool:
+        return any(site.part == "backbone" and widths.get(site.name, site.width) < site.width for site in self.sites)
 
     def _target(self, baseline: Baseline) -> float:
         return (1 - self.options.map_tol) * baseline.full_map
 
-    def _evaluate(self, tensors: Mapping[str, Tensor], target: float, baseline: Baseline) -> tuple[float, float | None]:
+    def _evaluate(
+        self, widths: Mapping[str, int], tensors: Mapping[str, Tensor], target: float, baseline: Baseline
+    ) -> tuple[float, float | None]:
         # The subset's own dense AP is not that of all images: what it is held to is scaled by their ratio.
         ratio = baseline.subset_map / baseline.full_map if baseline.full_map > 0 else 1.0
         least = (1 - self.options.skip_eval_converge) * target * ratio if self.options.budget is None else 0.0
-        with self.installed(tensors):
+        with self.installed(widths, tensors):
             subset_map, found = self.evaluator.subset_map()
             return subset_map, None if subset_map < least else self.evaluator.full_map(found)
 

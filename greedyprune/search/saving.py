@@ -28,7 +28,7 @@ class Saving:
 
     def of_sites(self, widths: Mapping[str, int]) -> float:
         """All sites at their widths."""
-        return sum(self.of_site(name, width) for name, width in widths.items())
+        return self._whole(widths) - self._whole(dict.fromkeys(self.cost.full, 0))
 
     def share_with(self, widths: Mapping[str, int]) -> float:
         """Cost of the whole model with these widths, as a share of the dense one's."""

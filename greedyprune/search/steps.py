@@ -25,6 +25,7 @@ class GlobalOptions:
         rounds: moves that are tried at most, after the budget is found.
         attn_step: channels by which the width of an attention site changes, over all heads.
         ffn_step: channels by which that of an FFN changes.
+        conv_step: channels by which that of a backbone site changes.
         scorer: how a site is cut.
         refit: what reads the kept channels is solved again.
         distill_steps: steps of mending; 0: none.
@@ -39,6 +40,7 @@ class GlobalOptions:
     rounds: int
     attn_step: int
     ffn_step: int
+    conv_step: int
     scorer: str
     refit: bool
     distill_steps: int
@@ -54,7 +56,7 @@ class GlobalOptions:
 
     def step(self, kind: str) -> int:
         """The step of a site's width, by its kind."""
-        return self.ffn_step if kind == "ffn" else self.attn_step
+        return {"ffn": self.ffn_step, "conv1": self.conv_step, "conv2": self.conv_step}.get(kind, self.attn_step)
 
     def to_dict(self) -> dict[str, Any]:
         """For a study's settings."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from greedyprune import build_model
+from greedyprune.evaluation.predict import autocast
 from greedyprune.models import Criterion
 from greedyprune.pruning.prefix import Place, advance, begin, finish, site_place
 from greedyprune.pruning.score import candidate_losses
@@ -119,3 +120,13 @@ def test_candidate_losses_of_heads_are_those_of_models_with_that_head(
             outputs = transplant(model, {name: [*start, *range(first, first + 8)]})(IMAGES)
             assert loss == pytest.approx(criterion.total(criterion(outputs, TARGETS)).item(), rel=1e-4)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_candidates_are_told_apart_in_mixed_precision() -> None:
+    model = detector()
+    site = next(site for site in list_sites(model) if site.name == "decoder.0.ffn")
+    with torch.no_grad():
+        prefix = begin(model.features(IMAGES))
+    with autocast("cpu", "bf16", in_place=True):
+        losses = candidate_losses(model, site, (), range(site.width), [(prefix, TARGETS)], Criterion(4))
+    assert len(losses.unique()) > site.width // 2

@@ -30,7 +30,7 @@ def given_images(kind, images: int = 4) -> Given:
         for _ in range(images):
             shown = [torch.randn(3, 64, 96, generator=draw), torch.randn(3, 48, 80, generator=draw)]
             batches.append((begin(model.features(shown)), TARGETS))
-    return Given(model, list_sites(model), batches)
+    return Given(model, list_sites(model), lambda: batches)
 
 
 def loaded(model, tensors):
@@ -134,8 +134,8 @@ def test_one_image_and_dead_channels_leave_finite_weights() -> None:
         for name, parameter in model.named_parameters():
             if name.endswith(("linear1.weight", "linear1.bias", "sa_v_proj.weight", "sa_v_proj.bias")):
                 parameter[:7] = 0
-    (prefix, targets), *_ = given.batches
-    given = Given(model, list_sites(model), [(prefix, targets)])
+    (prefix, targets), *_ = given.batches()
+    given = Given(model, list_sites(model), lambda: [(prefix, targets)])
     for scorer in ("basis", "select"):
         slim = cut_model(model, make_cuts(scorer, given), {site.name: site.width // 2 for site in given.sites})
         assert all(torch.isfinite(tensor).all() for tensor in slim.state_dict().values())

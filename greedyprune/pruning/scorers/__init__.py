@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from greedyprune.pruning.convolution import ConvolutionCut
 from greedyprune.pruning.cut import KeptCut, SiteCut
 from greedyprune.pruning.scorers.basis import basis_cuts
 from greedyprune.pruning.scorers.exact import exact_orders
@@ -30,14 +31,19 @@ def make_cuts(scorer: str, given: Given, refit: bool = True) -> dict[str, SiteCu
     Args:
         scorer: one of `SCORERS`.
         given: the dense detector and calibration images.
-        refit: solve what reads the kept channels again.
+        refit: solve what reads the kept channels again; backbone sites always do.
     """
-    if scorer == "basis":
-        return basis_cuts(given, refit)
-    orders = ORDERS[scorer](given)
-    return {
-        site.name: KeptCut(site, given.state, orders[site.name], given.moments[site.name] if refit else None)
+    cuts: dict[str, SiteCut] = {
+        site.name: ConvolutionCut(site, given.state, given.unfolded[site.name])
         for site in given.sites
+        if site.part == "backbone"
+    }
+    if scorer == "basis":
+        return cuts | basis_cuts(given, refit)
+    orders = ORDERS[scorer](given)
+    return cuts | {
+        site.name: KeptCut(site, given.state, orders[site.name], given.moments[site.name] if refit else None)
+        for site in given.layer_sites
     }
 
 

@@ -8,7 +8,7 @@ from greedyprune.pruning.scorers.select import selected
 def basis_cuts(given: Given, refit: bool = True) -> dict[str, SiteCut]:
     """The closed form of every site, by its name."""
     cuts: dict[str, SiteCut] = {}
-    for site in given.sites:
+    for site in given.layer_sites:
         moments = given.moments[site.name]
         if site.kind == "ffn" or site.unit > 1:  # a head that leaves whole needs no basis
             order = selected(site, given.state, moments)

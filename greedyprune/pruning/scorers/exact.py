@@ -17,7 +17,7 @@ FFN_ROUNDS = 16  # an FFN's order is found in this many rounds, an attention's c
 
 def exact_orders(given: Given) -> dict[str, Tensor]:
     """Every site grown from nothing, each round by the channels that lower the detection loss most."""
-    return {site.name: by_group(site, torch.tensor(growth(given, site))) for site in given.sites}
+    return {site.name: by_group(site, torch.tensor(growth(given, site))) for site in given.layer_sites}
 
 
 def growth(given: Given, site: Site) -> list[int]:
@@ -26,7 +26,7 @@ def growth(given: Given, site: Site) -> list[int]:
     criterion = Criterion(given.model.options.num_classes)
     batches, images = [], 0
     with torch.inference_mode():
-        for prefix, targets in given.batches:
+        for prefix, targets in given.batches():
             if images < SCORING_IMAGES:
                 batches.append((advance(given.model, prefix, site_place(site)), targets))
                 images += prefix.images

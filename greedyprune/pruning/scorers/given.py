@@ -1,13 +1,17 @@
 """What a scorer may look at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+from torch import Tensor
 
 from greedyprune.models.detector import Detector
 from greedyprune.models.matcher import Target
 from greedyprune.pruning.calibrate import SiteMoments, calibrate
+from greedyprune.pruning.convolution import calibrate_backbone
 from greedyprune.pruning.cut import State
+from greedyprune.pruning.moments import Moments
 from greedyprune.pruning.prefix import Prefix
 from greedyprune.pruning.sites import Site
 
@@ -19,13 +23,15 @@ class Given:
     Attributes:
         model: the detector, in eval mode; scorers leave it as it is.
         sites: its sites.
-        batches: calibration images before the first encoder layer, with their targets.
+        batches: goes through the calibration images before the first encoder layer, with their targets, from the start.
+        images: the same for the images themselves; only backbone sites need them.
         seed: of everything that is drawn.
     """
 
     model: Detector
     sites: Sequence[Site]
-    batches: Sequence[tuple[Prefix, list[Target]]]
+    batches: Callable[[], Iterable[tuple[Prefix, list[Target]]]]
+    images: Callable[[], Iterable[list[Tensor]]] = tuple
     seed: int = 0
 
     @cached_property
@@ -33,7 +39,22 @@ class Given:
         """A copy of the model's tensors, which stays as it is while the model is cut and mended."""
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
+    def prefixes(self) -> Iterator[Prefix]:
+        """Goes through the calibration images before the first encoder layer, from the start."""
+        return (prefix for prefix, _ in self.batches())
+
+    @property
+    def layer_sites(self) -> list[Site]:
+        """The sites in the Transformer."""
+        return [site for site in self.sites if site.part != "backbone"]
+
     @cached_property
     def moments(self) -> dict[str, SiteMoments]:
-        """What the sites carry, by their name; measured when it is first asked for."""
-        return calibrate(self.model, self.sites, (prefix for prefix, _ in self.batches), self.seed)
+        """What the Transformer's sites carry, by their name; measured when it is first asked for."""
+        return calibrate(self.model, self.layer_sites, self.prefixes(), self.seed)
+
+    @cached_property
+    def unfolded(self) -> dict[str, Moments]:
+        """What the readers of backbone sites unfold, by the site's name; measured when it is first asked for."""
+        sites = [site for site in self.sites if site.part == "backbone"]
+        return calibrate_backbone(self.model, sites, self.images()) if sites else {}

@@ -11,5 +11,5 @@ def magnitude_orders(given: Given) -> dict[str, Tensor]:
     """By the product of the norms of the weights that write a channel and of those that read it."""
     return {
         site.name: by_group(site, magnitudes(site, given.state).sort(descending=True, stable=True).indices)
-        for site in given.sites
+        for site in given.layer_sites
     }

@@ -13,7 +13,7 @@ from greedyprune.pruning.scorers.select import by_group
 def random_orders(given: Given) -> dict[str, Tensor]:
     """A permutation that depends on the seed and the site's name alone."""
     orders = {}
-    for site in given.sites:
+    for site in given.layer_sites:
         draw = np.random.default_rng([given.seed, zlib.crc32(site.name.encode())])
         orders[site.name] = by_group(site, torch.from_numpy(draw.permutation(site.width)))
     return orders

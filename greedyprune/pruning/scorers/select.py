@@ -13,7 +13,7 @@ from greedyprune.pruning.sites import Site
 
 def select_orders(given: Given) -> dict[str, Tensor]:
     """Forward selection among all of a site's channels; each head takes its own in the order that this gives."""
-    return {site.name: selected(site, given.state, given.moments[site.name]) for site in given.sites}
+    return {site.name: selected(site, given.state, given.moments[site.name]) for site in given.layer_sites}
 
 
 def selected(site: Site, state: State, moments: SiteMoments) -> Tensor:

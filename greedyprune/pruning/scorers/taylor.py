@@ -15,12 +15,12 @@ def taylor_orders(given: Given) -> dict[str, Tensor]:
 
     A gate's derivative is the sum over tokens of what the channel carries times the loss's gradient there.
     """
-    model, sites = given.model, given.sites
+    model, sites = given.model, given.layer_sites
     criterion = Criterion(model.options.num_classes)
     device = next(model.parameters()).device
     scores = {site.name: torch.zeros(site.width, dtype=torch.float64, device=device) for site in sites}
     with watched(model, sites) as seen:
-        for prefix, targets in given.batches:
+        for prefix, targets in given.batches():
             with torch.enable_grad():
                 outputs = finish(model, prefix)
                 loss = criterion.total(criterion(outputs, targets))
