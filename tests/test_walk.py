@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from greedyprune import UserError, load_model
 from greedyprune.cli import DEMO_MODEL
@@ -21,7 +22,11 @@ from greedyprune.evaluation.predict import predict_detections
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import masked, transplant
 
-QUICK = ["--subset_images", "6", "--score_images", "2", "--num_evaluate", "8", "--attn_step", "8", "--ffn_step", "256"]
+STEPS = ["--subset_images", "6", "--score_images", "2", "--attn_step", "8", "--ffn_step", "256"]
+QUICK = {
+    "gp": ["--schedule", "gp", *STEPS, "--num_evaluate", "8"],
+    "global": [*STEPS, "--calib_images", "6", "--rounds", "1", "--distill_steps", "3", "--mends", "1"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +54,31 @@ def test_the_demo_detects_and_its_ap_is_the_same_masked_and_slim(data: Path) -> 
     assert off == pytest.approx(slim, abs=1e-6)
 
 
+@pytest.mark.parametrize("schedule", QUICK)
 def test_search_transplant_evaluate_and_fine_tune(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    schedule: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     here = ["--coco_path", str(data), "--device", "cpu"]
-    assert prune([*here, *QUICK]) == 0
+    assert prune([*here, *QUICK[schedule]]) == 0
     *_, line = capsys.readouterr().out.strip().splitlines()
     result = json.loads(Path("runs/prune/result.json").read_text())
     assert json.loads(line) == json.loads(Path("runs/prune/cfgs.json").read_text()) == result["cfgs"]
     assert set(result) == {"cfgs", "schedule", "scorer", "seconds", "image_forwards", "dense", "slim"}
     assert result["slim"]["params"] < result["dense"]["params"]
 
-    assert prune([*here, *QUICK]) == 0  # finished: says so and prints the same
+    assert prune([*here, *QUICK[schedule]]) == 0  # finished: says so and prints the same
     again = capsys.readouterr()
     assert again.out.strip().splitlines()[-1] == line
     assert "finished" in again.err
 
-    assert transplant_tool([]) == 0
+    assert transplant_tool(here) == 0
     capsys.readouterr()
+    saved, again_cut = load_model("runs/prune/slim.safetensors"), load_model("slim.safetensors")
+    assert saved.cfgs == again_cut.cfgs
+    assert all(
+        torch.allclose(tensor, again_cut.state_dict()[name], atol=1e-5) for name, tensor in saved.state_dict().items()
+    )
     assert (
         evaluate([*here, "--resume", "slim.safetensors", "--cfgs", *line.split(), "--json", "--latency_runs", "1"]) == 0
     )
@@ -82,7 +93,7 @@ def test_search_transplant_evaluate_and_fine_tune(
 
 
 def test_other_settings_weights_or_data_are_refused(data: Path, tmp_path: Path) -> None:
-    here = ["--coco_path", str(data), "--device", "cpu", "--output_dir", str(tmp_path), *QUICK]
+    here = ["--coco_path", str(data), "--device", "cpu", "--output_dir", str(tmp_path), *QUICK["gp"]]
     assert prune([*here, "--map_tol", "0.5"]) == 0
     with pytest.raises(UserError, match=r"attn\.map_tol was 0\.5, now 0\.4.*--study NAME"):
         prune([*here, "--map_tol", "0.4"])

@@ -16,7 +16,7 @@ SHAPE = ["--model", "dn_deformable_detr", "--backbone", "small", "--hidden_dim",
 SHAPE += ["--enc_layers", "2", "--dec_layers", "2", "--ffn_dim", "64", "--num_queries", "10"]
 SHAPE += ["--short_side", "64", "--long_side", "64"]
 QUICK = ["--map_tol", "0.5", "--subset_images", "3", "--eval_images", "6", "--score_images", "2"]
-QUICK += ["--num_evaluate", "4", "--attn_step", "8", "--ffn_step", "32"]
+QUICK += ["--schedule", "gp", "--num_evaluate", "4", "--attn_step", "8", "--ffn_step", "32"]
 
 
 @pytest.fixture(scope="module")

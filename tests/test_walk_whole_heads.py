@@ -21,7 +21,7 @@ from greedyprune.search.study import Study, load_result
 SHAPE = {"hidden_dim": 64, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 32, "num_queries": 8}
 HEAD_DIM = 16  # of the demo, too
 QUICK = ["--map_tol", "0.2", "--subset_images", "3", "--eval_images", "6", "--score_images", "2", "--num_evaluate", "2"]
-QUICK += ["--attn_step", "2", "--ffn_step", "256"]
+QUICK += ["--schedule", "gp", "--attn_step", "2", "--ffn_step", "256"]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from greedyprune.cfgs import parse_cfgs
 from greedyprune.cli import open_dataset, open_model
+from greedyprune.commands.calibration import calibration_ids, open_cutter, scoring_ids
 from greedyprune.commands.prune_options import global_options, parser, schedule_options
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
@@ -22,7 +23,6 @@ from greedyprune.evaluation.predict import autocast
 from greedyprune.models import Detector, save_checkpoint
 from greedyprune.models.registry import model_name
 from greedyprune.pruning.schedule import ScheduleOptions
-from greedyprune.pruning.scorers import Given
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
 from greedyprune.report import progress_bar
@@ -34,10 +34,8 @@ from greedyprune.search.images import Images, Room
 from greedyprune.search.loop import search
 from greedyprune.search.result import comparison_table, site_table, summarize, write_result
 from greedyprune.search.saving import Saving
-from greedyprune.search.steps import GlobalOptions, best_record
+from greedyprune.search.steps import GlobalOptions
 from greedyprune.search.study import Study
-
-CALIBRATION_BATCH = 8  # images in a step of mending
 
 
 @dataclass(frozen=True)
@@ -65,16 +63,10 @@ class Chosen:
         val, train = open_dataset(args, model, "val"), open_dataset(args, model, "train")
         full = subset_ids(val.image_ids, args.eval_images, args.seed)
         wanted = args.score_images or (64 if args.schedule == "global" else 16)
-        score = subset_ids([i for i in train.image_ids if train.coco.getAnnIds(i)], wanted, args.seed)
+        score = scoring_ids(train, wanted, args.seed)
         calibration: list[int] = []
         if args.schedule == "global":
-            others = sorted(set(train.image_ids) - set(score))
-            if not others:
-                raise UserError(
-                    f"all {len(score)} training images measure damage, none is left to calibrate on: "
-                    "give a smaller --score_images"
-                )
-            calibration = subset_ids(others, args.calib_images, args.seed)
+            calibration = calibration_ids(train, score, args.calib_images, args.seed)
         return cls(val, train, full, subset_ids(full, args.subset_images, args.seed), score, calibration)
 
     def settings(self) -> dict[str, Any]:
@@ -132,7 +124,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
             print(f"study {name} is finished; this is its result", file=sys.stderr)
         if result is None or not slim_path.exists():
             try:
-                slim = _search(args, options, model, images, cost, study)
+                slim = _search(args, options, settings, model, images, cost, study)
                 result = result or _final(args, model, slim, images.val, study)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
@@ -160,6 +152,7 @@ def _tell(result: Mapping[str, Any], cost: CostModel, args: argparse.Namespace, 
 def _search(
     args: argparse.Namespace,
     options: GlobalOptions | ScheduleOptions,
+    settings: Mapping[str, Any],
     model: Detector,
     chosen: Chosen,
     cost: CostModel,
@@ -171,8 +164,8 @@ def _search(
 
     room = Room(round(args.cache_gb * 1e9))
 
-    def images(data: CocoDetection, ids: Sequence[int], text: str, batch_size: int = args.batch_size) -> Images:
-        return Images(pruned, data, ids, batch_size, room, args.num_workers, progress_bar(f"backbone, {text}"))
+    def images(data: CocoDetection, ids: Sequence[int], text: str) -> Images:
+        return Images(pruned, data, ids, args.batch_size, room, args.num_workers, progress_bar(f"backbone, {text}"))
 
     with autocast(device, args.amp, in_place=True):
         # In the order of how often they are needed.
@@ -183,16 +176,12 @@ def _search(
         if isinstance(options, ScheduleOptions):
             with SearchDisplay() as display:
                 return transplant(model, search(pruned, options, evaluator, cost, study, display))
-        sites = list_sites(model, args.prune)
         saving = Saving(cost, options.cost)
         if options.budget is not None:
-            check_budget(saving, sites, options.step, options.budget)
-        calibration = images(chosen.train, chosen.calibration, "calibration images", CALIBRATION_BATCH)
-        given = Given(model, sites, lambda: calibration.labelled(model), calibration.pictures, options.seed)
+            check_budget(saving, list_sites(model, args.prune), options.step, options.budget)
         with ProposalDisplay() as told:
-            run = GlobalSearch(pruned, given, options, evaluator, saving, study, told)
-            run.run()
-            return run.slim(best_record(study.records()))
+            cutter = open_cutter(model, chosen.train, chosen.calibration, settings, room, args.num_workers, told.doing)
+            return cutter.slim(GlobalSearch(pruned, cutter, options, evaluator, saving, study, told).run())
 
 
 def _final(

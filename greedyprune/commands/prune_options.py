@@ -112,7 +112,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--distill_steps",
         type=whole_number(0),
-        default=200,
+        default=0,
         metavar="N",
         help="steps that mend a slim model on the calibration images, without labels; 0: the closed form alone",
     )
@@ -146,7 +146,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--calib_images",
         type=whole_number(1),
-        default=400,
+        default=200,
         metavar="N",
         help="global: other training images, of the closed form's statistics and of mending",
     )
@@ -193,9 +193,7 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
             if getattr(args, f"{part}.{name}") is not None:
                 raise UserError(f"--{part}.{name} is for --schedule gp and modular; global has one --{name} for all")
     if args.prune != "transformer" and args.scorer not in (None, "basis", "select"):
-        raise UserError(
-            f"--scorer {args.scorer} is of the Transformer alone; with --prune {args.prune} give basis"
-        )
+        raise UserError(f"--scorer {args.scorer} is of the Transformer alone; with --prune {args.prune} give basis")
     cost = given[0] if given else args.cost or "flops"
     map_tol = 0.02 if args.map_tol is None else args.map_tol
     return GlobalOptions(

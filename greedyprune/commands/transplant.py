@@ -2,19 +2,32 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from greedyprune.cfgs import check_cfgs, parse_cfgs
-from greedyprune.cli import DEMO_MODEL, Parser
+from greedyprune.cli import (
+    DEMO_MODEL,
+    Parser,
+    add_device_arguments,
+    open_dataset,
+    open_device,
+    share,
+    whole_number,
+)
+from greedyprune.commands.calibration import calibration_ids, open_cutter, scoring_ids
 from greedyprune.commands.prune import weights_hash
 from greedyprune.errors import UserError
+from greedyprune.evaluation.predict import autocast
 from greedyprune.models import Detector, load_model, read_checkpoint, save_checkpoint
 from greedyprune.models.published import search_masks
-from greedyprune.pruning.kept import KeptSets, kept_by_magnitude, kept_from_masks
+from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
 from greedyprune.pruning.transplant import transplant
-from greedyprune.search.record import growths
+from greedyprune.search.display import ProposalDisplay
+from greedyprune.search.images import Room
+from greedyprune.search.record import Record, growths
+from greedyprune.search.steps import best_record
 from greedyprune.search.study import load_result
 
 DEFAULT_DB = Path("runs/prune/prune.db")
@@ -42,6 +55,21 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--whole_heads", action="store_true", help="with --cfgs: attention leaves head by head (a study says it itself)"
     )
+    group = parser.add_argument_group(
+        "another trial of a global search than its best", "it is cut again, from the same calibration images"
+    )
+    group.add_argument("--trial", type=whole_number(0), metavar="N", help="by its number in the database")
+    group.add_argument("--map_tol", type=share, metavar="X", help="the cheapest that loses no more of the AP")
+    group.add_argument(
+        "--target_flops",
+        type=share,
+        metavar="SHARE",
+        help="the one of highest AP with at most this share of the dense multiply-adds",
+    )
+    group.add_argument(
+        "--coco_path", type=Path, metavar="DIR", help="data set of the search (default: the embedded demo data set)"
+    )
+    add_device_arguments(parser)
     parser.add_argument(
         "--output", type=Path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
     )
@@ -61,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--output {args.output} must end in .safetensors")
     if args.whole_heads and args.cfgs is None:
         raise UserError("--whole_heads is for --cfgs; a study or a search-time checkpoint says itself how heads leave")
-    model, kept = _survivors(args)
-    slim = transplant(model, kept)
+    model, slim = _slim(args)
     save_checkpoint(slim, args.output)
     for part, pair in (("Transformer", (model.transformer, slim.transformer)), ("whole model", (model, slim))):
         before, after = (sum(p.numel() for p in each.parameters()) for each in pair)
@@ -72,13 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _survivors(args: argparse.Namespace) -> tuple[Detector, KeptSets]:
-    """The dense model and what is kept of it."""
+def _slim(args: argparse.Namespace) -> tuple[Detector, Detector]:
+    """The dense model and what survives of it."""
     if args.cfgs is not None:
         overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
         model = load_model(args.resume, **overrides)
         cfgs = check_cfgs(parse_cfgs(args.cfgs), model.cfgs, model.options.heads, model.options.unit)
-        return model, kept_by_magnitude(model, cfgs)
+        return model, transplant(model, kept_by_magnitude(model, cfgs))
     model = load_model(args.resume)
     masks = {} if args.db else search_masks(read_checkpoint(args.resume)[0])
     if masks:
@@ -87,21 +114,69 @@ def _survivors(args: argparse.Namespace) -> tuple[Detector, KeptSets]:
             f"{len(kept)} search masks; {exchanged} channels exchanged so that heads keep equal numbers",
             file=sys.stderr,
         )
-        return model, kept
+        return model, transplant(model, kept)
     return _searched(args, model)
 
 
-def _searched(args: argparse.Namespace, model: Detector) -> tuple[Detector, KeptSets]:
-    """The kept sets of a finished study, if it searched this very model, and the model as it was searched."""
+def _searched(args: argparse.Namespace, model: Detector) -> tuple[Detector, Detector]:
+    """The model as it was searched, and what a finished study, if it searched this very model, leaves of it."""
     if args.db is None and not DEFAULT_DB.is_file():
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")
     settings, records, result = load_result(args.db or str(DEFAULT_DB), args.study)
     if result is None:
-        done = sum(growth.done for growth in growths(records))
-        raise UserError(f"the search is not finished ({done} sites are done): run its command again until it is")
+        raise UserError(
+            f"the search is not finished ({len(records)} trials are done): run its command again until it is"
+        )
     if settings.get("weights") != weights_hash(model):
         raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
     whole_heads = settings.get("whole_heads", False)
     if whole_heads != model.options.whole_heads:
         model = load_model(args.resume, whole_heads=whole_heads)
-    return model, {growth.site: growth.kept for growth in growths(records) if growth.done}
+    if settings["schedule"] == "global":
+        return model, _cut(args, model.to(open_device(args)), settings, pick(args, records, result))
+    for name in ("trial", "map_tol", "target_flops"):
+        if getattr(args, name) is not None:
+            raise UserError(
+                f"--{name} picks a trial of a global search; this study is of schedule {settings['schedule']}"
+            )
+    return model, transplant(model, {growth.site: growth.kept for growth in growths(records) if growth.done})
+
+
+def _cut(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any], record: Record | None) -> Detector:
+    train = open_dataset(args, model, "train")
+    if train.fingerprint != settings["train_data"]:
+        raise UserError("the study calibrated on other training images; give its --coco_path")
+    score = scoring_ids(train, settings["score_images"], settings["seed"])
+    ids = calibration_ids(train, score, settings["calib_images"], settings["seed"])
+    room = Room(sys.maxsize)
+    with autocast(next(model.parameters()).device, settings["amp"], in_place=True), ProposalDisplay() as told:
+        return open_cutter(model, train, ids, settings, room, 0, told.doing).slim(record)
+
+
+def pick(args: argparse.Namespace, records: Sequence[Record], result: Mapping[str, Any]) -> Record | None:
+    """The trial that the arguments ask for; None: the dense model.
+
+    Raises:
+        UserError: more than one is asked for, or there is none.
+    """
+    asked = [name for name in ("trial", "map_tol", "target_flops") if getattr(args, name) is not None]
+    if len(asked) > 1:
+        raise UserError(f"--{asked[0]} and --{asked[1]} pick two trials; give one of them")
+    if not asked:
+        return best_record(records)
+    if args.trial is not None:
+        if args.trial >= len(records):
+            raise UserError(f"--trial {args.trial}: the study has {len(records)} trials, 0 to {len(records) - 1}")
+        return records[args.trial]
+    dense = result["dense"]
+    measured = [(record.full_map, record) for record in records if record.full_map is not None]
+    fit: list[tuple[float, float, Record]]
+    if args.map_tol is not None:
+        fit = [(-r.flops, found, r) for found, r in measured if found >= (1 - args.map_tol) * dense["AP"]]
+        missing = f"--map_tol {args.map_tol:g}: no trial has an AP of {(1 - args.map_tol) * dense['AP']:.4f}"
+    else:
+        fit = [(found, -r.flops, r) for found, r in measured if r.flops <= args.target_flops * dense["flops"]]
+        missing = f"--target_flops {args.target_flops:g}: no measured trial has so few multiply-adds"
+    if not fit:
+        raise UserError(f"{missing}; search with it (tools/prune_greedy.py)")
+    return max(fit, key=lambda each: each[:2])[2]

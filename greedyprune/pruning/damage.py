@@ -1,15 +1,32 @@
-"""How much the loss rises when a site alone is cut: the damage table, and the widths that follow from it."""
+"""How far a model's answer is from the dense one's when a site is cut: the damage table, and the widths it asks for."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
+from torch import Tensor
 
+from greedyprune.models.detector import Outputs
 from greedyprune.pruning.knapsack import allocate
 from greedyprune.pruning.sites import Site
 
+BOX_CURVATURE = 50.0**2  # of a box coordinate, in units of the image's side, against a logit's
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+
+
+def divergence(answer: Outputs, dense: Outputs) -> Tensor:
+    """How far an answer is from the dense model's, as the loss curves there; `[B]`, 0 when they are the same.
+
+    The second-order term of the loss in what the last decoder layer says, the dense answer taken as the truth: summed
+    over the queries, p (1 - p) / 2 times the squared error of each logit, and the squared error of each box coordinate
+    as much as the dense query is confident. Such errors of several sites add up, which differences of the loss itself
+    do not: near the dense model these are linear in the errors, and their sign is that of the images' own noise.
+    """
+    chance = dense["pred_logits"].sigmoid()
+    logits = chance * (1 - chance) / 2 * (answer["pred_logits"] - dense["pred_logits"]).square()
+    boxes = chance.amax(-1, keepdim=True) * (answer["pred_boxes"] - dense["pred_boxes"]).square()
+    return logits.sum((1, 2)) + BOX_CURVATURE * boxes.sum((1, 2))
 
 
 def width_grid(site: Site, step: int, shares: Sequence[float] = SHARES) -> list[int]:
@@ -37,8 +54,8 @@ class DamageTable:
     def damage(self, name: str) -> list[float]:
         """The damage of each of `widths`: linear between measured ones.
 
-        A narrower width never counts as less damage than a wider one: where the loss says so, it is the noise of a few
-        images.
+        A narrower width never counts as less damage than a wider one: where that is measured, it is the noise of
+        a few images.
         """
         widths, damages = self.points[name]
         monotone = np.maximum.accumulate(np.asarray(damages)[::-1])[::-1]

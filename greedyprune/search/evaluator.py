@@ -9,9 +9,10 @@ from torch import Tensor
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.vectorized import CocoEvaluator
 from greedyprune.models.criterion import Criterion
-from greedyprune.models.detector import Detector
+from greedyprune.models.detector import Detector, Outputs
 from greedyprune.models.matcher import Target
 from greedyprune.models.postprocess import postprocess
+from greedyprune.pruning.damage import divergence
 from greedyprune.pruning.prefix import Prefix, finish, site_place
 from greedyprune.pruning.score import candidate_losses
 from greedyprune.pruning.sites import Site
@@ -58,14 +59,20 @@ class Evaluator:
             images.reload(self.model)
 
     @torch.inference_mode()
-    def loss(self) -> float:
-        """Detection loss of the model on the scoring images, from the place where they are."""
-        total = 0.0
-        for prefix, targets in self._scoring():
-            outputs = finish(self.model, prefix)
-            total += self.criterion.total(self.criterion(outputs, targets)).item() * prefix.images
+    def damage(self, dense: Sequence[Outputs]) -> float:
+        """Mean `divergence` of the model's answers on the scoring images, from the place where they are.
+
+        Args:
+            dense: the dense model's answers; see `answers`.
+        """
+        answers = self.answers()
+        return sum(divergence(own, aim).sum().item() for own, aim in zip(answers, dense, strict=True)) / len(self.score)
+
+    @torch.inference_mode()
+    def answers(self) -> list[Outputs]:
+        """What the model's last decoder layer says of the scoring images, batch after batch."""
         self.image_forwards += len(self.score)
-        return total / len(self.score)
+        return [finish(self.model, prefix, last_only=True) for prefix, _ in self.score.batches(self.model)]
 
     def losses(self, site: Site, kept: Sequence[int], candidates: Sequence[int]) -> Tensor:
         """Detection loss with each candidate added; see `candidate_losses`."""

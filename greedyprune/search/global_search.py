@@ -3,21 +3,17 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
 from greedyprune.models.detector import Detector
-from greedyprune.pruning.cut import SiteCut, cut_model, cut_tensors
 from greedyprune.pruning.damage import DamageTable, width_grid
-from greedyprune.pruning.distill import distill
-from greedyprune.pruning.prefix import Prefix, begin, site_place
-from greedyprune.pruning.scorers import Given, make_cuts
+from greedyprune.pruning.prefix import site_place
 from greedyprune.pruning.sites import Site
 from greedyprune.pruning.transplant import replaced
+from greedyprune.search.cutter import Cutter
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.loop import Store, measure_baseline
 from greedyprune.search.record import Baseline, Proposal, Record
@@ -50,7 +46,7 @@ class GlobalSearch:
 
     Args:
         model: a copy of the dense detector, whose tensors change while it is searched; `evaluator` works on it.
-        given: the dense detector and calibration images.
+        cutter: makes slim models of the dense detector.
         options: the schedule.
         evaluator: losses and AP.
         saving: what sites cost.
@@ -61,26 +57,20 @@ class GlobalSearch:
     def __init__(
         self,
         model: Detector,
-        given: Given,
+        cutter: Cutter,
         options: GlobalOptions,
         evaluator: Evaluator,
         saving: Saving,
         store: FactStore,
         display: GlobalDisplay,
     ) -> None:
-        self.model, self.given, self.options = model, given, options
+        self.model, self.cutter, self.options = model, cutter, options
         self.evaluator, self.saving, self.store, self.display = evaluator, saving, store, display
-        self.sites = list(given.sites)
-        self._mended: tuple[Mapping[str, int], dict[str, Tensor]] | None = None
+        self.sites = list(cutter.given.sites)
+        self.dense_answers = evaluator.answers()
 
-    @cached_property
-    def cuts(self) -> dict[str, SiteCut]:
-        """How every site is cut."""
-        self.display.doing("statistics of the calibration images")
-        return make_cuts(self.options.scorer, self.given, self.options.refit)
-
-    def run(self) -> dict[str, int]:
-        """Evaluate and record proposals until the search is at its end; returns the width of every site."""
+    def run(self) -> Record | None:
+        """Evaluate and record proposals until the search is at its end; the best one comes back, None: dense."""
         baseline = self.store.baseline()
         if baseline is None:
             self.display.doing("AP of the dense model")
@@ -94,16 +84,7 @@ class GlobalSearch:
             self.store.add(record)
             records.append(record)
             self.display.proposed(record)
-        best = best_record(records)
-        return {site.name: site.width for site in self.sites} if best is None else best.widths
-
-    def slim(self, record: Record | None) -> Detector:
-        """The model of a trial; None: the dense one's twin."""
-        widths = {} if record is None else record.widths
-        slim = cut_model(self.given.model, self.cuts, widths)
-        if record is not None and isinstance(record.origin, Proposal) and record.origin.phase == "mend":
-            slim.load_state_dict({**slim.state_dict(), **self.mended(widths)})
-        return slim
+        return best_record(records)
 
     def propose(self, step: Step, records: Sequence[Record], baseline: Baseline) -> Record:
         """Widths for a step, evaluated."""
@@ -114,7 +95,7 @@ class GlobalSearch:
         widths, predicted = table.best_widths(self.saving.of_site, self.saving.of_sites, step.share * self.saving.sites)
         target = self._target(baseline)
         self.display.doing(f"{step.phase}: AP with {step.share:.1%} of what the sites cost")
-        tensors = self.mended(widths) if step.phase == "mend" else cut_tensors(self.cuts, widths)
+        tensors = self.cutter.mended(widths) if step.phase == "mend" else self.cutter.tensors(widths)
         subset_map, full_map = self._evaluate(widths, tensors, target, baseline)
         share = self.saving.of_sites(widths) / self.saving.sites
         if full_map is None:
@@ -148,37 +129,27 @@ class GlobalSearch:
         known = self.store.facts()
         points, base = {}, None
         around = {site.name: site.width for site in self.sites} if centre is None else centre.widths
-        with self.installed(around, cut_tensors(self.cuts, around)):
+        with self.installed(around, self.cutter.tensors(around)):
             for site in self.sites:
                 widths = self._widths_around(site, centre)
                 key = f"damage from {name}, {site.name}"
                 if key not in known:
                     self.display.doing(f"damage of {site.name} ({self.sites.index(site) + 1} of {len(self.sites)})")
-                    base = self.evaluator.loss() if base is None else base
-                    known[key] = [self._loss(site, {**around, site.name: width}) - base for width in widths]
+                    base = self.evaluator.damage(self.dense_answers) if base is None else base
+                    known[key] = [
+                        0.0 if width == around[site.name] else self._damage(site, {**around, site.name: width}) - base
+                        for width in widths
+                    ]
                     self.store.set_fact(key, known[key])
+                    if site.part == "backbone":
+                        self.evaluator.score.reload(self.model)
                 points[site.name] = widths, known[key]
         return DamageTable(points, {site.name: self.options.step(site.kind) for site in self.sites})
-
-    def mended(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
-        """The same after mending: a pure function of the widths and the calibration images."""
-        if self._mended is None or self._mended[0] != widths:
-            self.display.doing(f"mending, {self.options.distill_steps} steps")
-            slim = cut_model(self.given.model, self.cuts, widths)
-            features: list[Prefix] = []
-            if self._cuts_backbone(widths):
-                with torch.no_grad():
-                    features = [begin(slim.features(images)) for images in self.given.images()]
-            distill(self.given.model, slim, self.given.prefixes, self.options.distill_steps, features)
-            trained = ("transformer.encoder.layers.", "transformer.decoder.layers.")
-            learned = {name: p.detach() for name, p in slim.named_parameters() if name.startswith(trained)}
-            self._mended = dict(widths), cut_tensors(self.cuts, widths) | learned
-        return self._mended[1]
 
     @contextmanager
     def installed(self, widths: Mapping[str, int], tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """The tensors of these widths inside the model."""
-        again = self.evaluator.reload if self._cuts_backbone(widths) else self.evaluator.restart
+        again = self.evaluator.reload if self.cutter.cuts_backbone(widths) else self.evaluator.restart
         with replaced(self.model, tensors):
             again()
             yield
@@ -191,24 +162,18 @@ class GlobalSearch:
         near = (centre.widths[site.name] + step * offset for offset in range(-TRUST, TRUST + 1))
         return sorted({min(site.width, width) for width in near if width >= step})
 
-    def _loss(self, site: Site, widths: Mapping[str, int]) -> float:
-        """Loss with these widths, which differ from those inside the model at one site."""
+    def _damage(self, site: Site, widths: Mapping[str, int]) -> float:
+        """Damage of these widths, which differ from those inside the model at one site."""
         score, backbone = self.evaluator.score, site.part == "backbone"
         # The two widths of a bottleneck share a convolution: they are cut together.
         together = [s.name for s in self.sites if backbone and (s.part, s.layer) == (site.part, site.layer)]
-        tensors = cut_tensors(self.cuts, {name: widths[name] for name in together or [site.name]})
+        tensors = self.cutter.tensors({name: widths[name] for name in together or [site.name]})
         if not backbone:
             self.evaluator.image_forwards += score.move(self.model, site_place(site))
-            with replaced(self.model, tensors):
-                return self.evaluator.loss()
         with replaced(self.model, tensors):
-            score.reload(self.model)
-            loss = self.evaluator.loss()
-        score.reload(self.model)
-        return loss
-
-    def _cuts_backbone(self, widths: Mapping[str, int]) -> bool:
-        return any(site.part == "backbone" and widths.get(site.name, site.width) < site.width for site in self.sites)
+            if backbone:
+                score.reload(self.model)
+            return self.evaluator.damage(self.dense_answers)
 
     def _target(self, baseline: Baseline) -> float:
         return (1 - self.options.map_tol) * baseline.full_map

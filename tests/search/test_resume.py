@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from greedyprune import load_model
 from greedyprune.commands.make_shapes import main as make_shapes
 from greedyprune.commands.prune import main as prune
 from greedyprune.errors import UserError
@@ -52,32 +54,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments(data: Path, output: Path) -> list[str]:
-    sizes = {
-        "subset_images": 6,
-        "score_images": 2,
-        "num_evaluate": 40,
-        "attn_step": 4,
-        "ffn_step": 128,
-        "batch_size": 8,
-    }
-    flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+def arguments(data: Path, output: Path, schedule: str = "gp") -> list[str]:
+    sizes = {"subset_images": 6, "score_images": 2, "attn_step": 4, "ffn_step": 128, "batch_size": 8}
+    own = {"gp": {"num_evaluate": 40}, "global": {"calib_images": 4, "rounds": 3, "distill_steps": 2, "mends": 2}}
+    flags = [word for name, value in (sizes | own[schedule]).items() for word in (f"--{name}", str(value))]
+    flags += ["--schedule", schedule]
     return ["--coco_path", str(data), "--output_dir", str(output), "--threads", "1", "--device", "cpu", *flags]
 
 
-def test_twenty_kills_end_with_the_cfgs_and_kept_sets_of_an_undisturbed_search(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("schedule", "kills"), [("gp", KILLS), ("global", 8)])
+def test_kills_end_with_the_cfgs_and_kept_sets_of_an_undisturbed_search(
+    schedule: str, kills: int, data: Path, tmp_path: Path
+) -> None:
     calm, troubled = tmp_path / "calm", tmp_path / "troubled"
-    process = start(arguments(data, calm))
+    process = start(arguments(data, calm, schedule))
     process.join()
     assert process.exitcode == 0
     undisturbed = load_result(str(calm / "prune.db"))[1]
     pace = sum(record.seconds for record in undisturbed) / len(undisturbed)
-    assert len(undisturbed) > KILLS
+    assert len(undisturbed) > kills
 
     rng = random.Random(0)
-    for _ in range(KILLS):
+    for _ in range(kills):
         before = trials(troubled)
-        process = start(arguments(data, troubled))
+        process = start(arguments(data, troubled, schedule))
         # Anywhere: while it starts, within a trial, or between two.
         goal = before + rng.randrange(3)
         while process.is_alive() and trials(troubled) < goal:
@@ -93,7 +93,7 @@ def test_twenty_kills_end_with_the_cfgs_and_kept_sets_of_an_undisturbed_search(d
         assert len(known) >= before
         assert [record.origin for record in known] == [record.origin for record in undisturbed[: len(known)]]
 
-    process = start(arguments(data, troubled))
+    process = start(arguments(data, troubled, schedule))
     process.join()
     assert process.exitcode == 0
     records = load_result(str(troubled / "prune.db"))[1]
@@ -104,6 +104,8 @@ def test_twenty_kills_end_with_the_cfgs_and_kept_sets_of_an_undisturbed_search(d
     for key in ("cfgs", "schedule", "scorer"):
         assert results[0][key] == results[1][key]
     assert results[0]["slim"]["AP"] == results[1]["slim"]["AP"]
+    one, other = (load_model(folder / "slim.safetensors").state_dict() for folder in (calm, troubled))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_a_second_process_is_refused_while_the_first_one_searches(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Calibration images of the closed form: which they are, and a cutter that works with them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from greedyprune.data.coco import CocoDetection
+from greedyprune.errors import UserError
+from greedyprune.evaluation.evaluate import subset_ids
+from greedyprune.models import Detector
+from greedyprune.pruning.scorers import Given
+from greedyprune.pruning.sites import list_sites
+from greedyprune.report import progress_bar
+from greedyprune.search.cutter import Cutter
+from greedyprune.search.images import Images, Room
+
+BATCH = 8  # images in a step of mending
+
+
+def scoring_ids(train: CocoDetection, images: int, seed: int) -> list[int]:
+    """Training images with objects, whose loss tells candidates or damage apart."""
+    return subset_ids([image for image in train.image_ids if train.coco.getAnnIds(image)], images, seed)
+
+
+def calibration_ids(train: CocoDetection, score: list[int], images: int, seed: int) -> list[int]:
+    """Other training images.
+
+    Raises:
+        UserError: there are none.
+    """
+    others = sorted(set(train.image_ids) - set(score))
+    if not others:
+        raise UserError(
+            f"all {len(score)} training images measure damage, none is left to calibrate on: "
+            "give a smaller --score_images"
+        )
+    return subset_ids(others, images, seed)
+
+
+def open_cutter(
+    model: Detector,
+    train: CocoDetection,
+    ids: list[int],
+    settings: Mapping[str, Any],
+    room: Room,
+    num_workers: int,
+    doing: Callable[[str], None],
+) -> Cutter:
+    """A cutter as a study's settings say.
+
+    Args:
+        model: the dense detector.
+        train: the training set.
+        ids: the calibration images.
+        settings: the study's.
+        room: where batches are kept.
+        num_workers: processes that decode.
+        doing: is told what takes time.
+    """
+    progress = progress_bar("backbone, calibration images")
+    images = Images(model, train, ids, BATCH, room, num_workers, progress)
+    given = Given(
+        model,
+        list_sites(model, settings["prune"]),
+        lambda: images.labelled(model),
+        images.pictures,
+        settings["seed"],
+    )
+    return Cutter(given, settings["scorer"], settings["refit"], settings["distill_steps"], doing)

@@ -1,0 +1,71 @@
+"""Slim models of any widths, from a dense one and calibration images."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from greedyprune.models.detector import Detector
+from greedyprune.pruning.cut import SiteCut, cut_model, cut_tensors
+from greedyprune.pruning.distill import distill
+from greedyprune.pruning.prefix import Prefix, begin
+from greedyprune.pruning.scorers import Given, make_cuts
+from greedyprune.search.record import Proposal, Record
+
+
+class Cutter:
+    """Cuts a detector to widths, and mends it: pure functions of the detector, the widths and the calibration images.
+
+    Args:
+        given: the dense detector and calibration images.
+        scorer: how a site is cut.
+        refit: what reads the kept channels is solved again.
+        distill_steps: steps of mending.
+        doing: is told what takes time.
+    """
+
+    def __init__(
+        self, given: Given, scorer: str, refit: bool, distill_steps: int, doing: Callable[[str], None]
+    ) -> None:
+        self.given, self.scorer, self.refit, self.distill_steps, self.doing = given, scorer, refit, distill_steps, doing
+        self._mended: tuple[Mapping[str, int], dict[str, Tensor]] | None = None
+
+    @cached_property
+    def cuts(self) -> dict[str, SiteCut]:
+        """How every site is cut, by its name."""
+        self.doing("statistics of the calibration images")
+        return make_cuts(self.scorer, self.given, self.refit)
+
+    def tensors(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
+        """The tensors of sites at widths; see `cut_tensors`."""
+        return cut_tensors(self.cuts, widths)
+
+    def mended(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
+        """The tensors of a slim model after mending that are not those of the dense one."""
+        if self._mended is None or self._mended[0] != widths:
+            slim = cut_model(self.given.model, self.cuts, widths)
+            features: list[Prefix] = []
+            if self.cuts_backbone(widths):
+                self.doing("calibration images through the slim backbone")
+                with torch.no_grad():
+                    features = [begin(slim.features(images)) for images in self.given.images()]
+            self.doing(f"mending, {self.distill_steps} steps")
+            distill(self.given.model, slim, self.given.prefixes, self.distill_steps, features)
+            trained = ("transformer.encoder.layers.", "transformer.decoder.layers.")
+            learned = {name: p.detach() for name, p in slim.named_parameters() if name.startswith(trained)}
+            self._mended = dict(widths), self.tensors(widths) | learned
+        return self._mended[1]
+
+    def slim(self, record: Record | None) -> Detector:
+        """The model of a trial; None: the dense one's twin."""
+        widths = {} if record is None else record.widths
+        slim = cut_model(self.given.model, self.cuts if widths else {}, widths)
+        if record is not None and isinstance(record.origin, Proposal) and record.origin.phase == "mend":
+            slim.load_state_dict({**slim.state_dict(), **self.mended(widths)})
+        return slim
+
+    def cuts_backbone(self, widths: Mapping[str, int]) -> bool:
+        """Whether these widths change what the backbone gives."""
+        sites = (site for site in self.given.sites if site.part == "backbone")
+        return any(widths.get(site.name, site.width) < site.width for site in sites)

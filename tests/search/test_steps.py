@@ -1,0 +1,97 @@
+"""What the global schedule does next follows from its trials alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from greedyprune.errors import UserError
+from greedyprune.search.record import Proposal, Record
+from greedyprune.search.steps import GlobalOptions, Step, best_record, next_step
+
+OPTIONS = GlobalOptions(
+    map_tol=0.02,
+    budget=None,
+    cost="flops",
+    skip_eval_converge=0.02,
+    rounds=6,
+    attn_step=8,
+    ffn_step=32,
+    conv_step=8,
+    scorer="basis",
+    refit=True,
+    distill_steps=10,
+    mends=3,
+    seed=0,
+)
+
+
+def played(options: GlobalOptions, least: float, mended: float, budget: float | None = None) -> list[Record]:
+    """A search in which exactly what costs at least `least` holds, or at least `mended` once it is mended."""
+    records: list[Record] = []
+    while (step := next_step(options, budget, records)) is not None:
+        holds = step.share >= (mended if step.phase == "mend" else least)
+        if budget is not None:
+            holds = step.number == 0
+        origin = Proposal(step.phase, step.number, step.share, 0.0, holds)
+        records.append(Record(origin, {}, 0.5, 0.5, 0.5, 1, 1, 1, 1.0))
+    return records
+
+
+def shares(records: list[Record], phase: str) -> list[float]:
+    return [r.origin.share for r in records if isinstance(r.origin, Proposal) and r.origin.phase == phase]
+
+
+@pytest.mark.parametrize("least", [0.01, 0.33, 0.5, 0.77, 0.999])
+def test_halving_finds_the_least_budget_to_a_64th(least: float) -> None:
+    records = played(replace(OPTIONS, rounds=0, distill_steps=0), least, 2.0)
+    tried = shares(records, "budget")
+    assert len(tried) == len(records) == 6
+    best = best_record(records)
+    found = 1.0 if best is None else best.origin.share
+    assert least <= found <= least + 1 / 64
+
+
+def test_moves_go_on_from_the_best_by_smaller_paces_and_end_when_the_smallest_fails() -> None:
+    records = played(replace(OPTIONS, distill_steps=0), 0.40, 2.0)
+    moves = shares(records, "move")
+    assert moves == pytest.approx([0.40625 - 0.04, 0.40625 - 0.02, 0.40625 - 0.01])
+    assert len(shares(played(replace(OPTIONS, rounds=2, distill_steps=0), 0.40, 2.0), "move")) == 2
+
+
+def test_mending_goes_below_the_best_unmended_budget() -> None:
+    records = played(replace(OPTIONS, rounds=0), 0.6, 0.45)
+    unmended = best_record(records, mended=False)
+    assert unmended is not None
+    high = unmended.origin.share
+    assert shares(records, "mend") == pytest.approx([0.75 * high, 0.625 * high, 0.6875 * high][: len(records)], abs=0.1)
+    best = best_record(records)
+    assert best is not None
+    assert best.origin.phase == "mend"
+    assert 0.45 <= best.origin.share < high
+
+
+def test_nothing_holds_and_the_dense_model_stays() -> None:
+    assert best_record(played(OPTIONS, 2.0, 2.0)) is None
+
+
+def test_a_given_budget_is_tried_moved_within_and_mended_once() -> None:
+    records = played(OPTIONS, 0.0, 0.0, budget=0.3)
+    phases = [(r.origin.phase, r.origin.number, r.origin.share) for r in records if isinstance(r.origin, Proposal)]
+    assert phases == [("budget", 0, 0.3), ("move", 0, 0.3), ("move", 1, 0.3), ("mend", 0, 0.3)]
+
+
+def test_the_next_step_is_the_same_after_any_number_of_trials() -> None:
+    records = played(OPTIONS, 0.5, 0.4)
+    for known in range(len(records)):
+        step = next_step(OPTIONS, None, records[:known])
+        assert step is not None
+        origin = records[known].origin
+        assert isinstance(origin, Proposal)
+        assert step == Step(origin.phase, origin.number, origin.share)
+
+
+def test_settings_out_of_range_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"--map_tol is 1\.5"):
+        replace(OPTIONS, map_tol=1.5)
+    with pytest.raises(UserError, match=r"--target_flops is 0\b"):
+        replace(OPTIONS, budget=0.0)
