@@ -31,11 +31,14 @@ from greedyprune.search.display import ProposalDisplay, SearchDisplay, duration
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.global_search import GlobalSearch, check_budget
 from greedyprune.search.images import Images, Room
+from greedyprune.search.latency import measure_sites
 from greedyprune.search.loop import search
 from greedyprune.search.result import comparison_table, site_table, summarize, write_result
 from greedyprune.search.saving import Saving
 from greedyprune.search.steps import GlobalOptions
 from greedyprune.search.study import Study
+
+LATENCY_BATCH = 8  # images at once, whose time --cost latency saves
 
 
 @dataclass(frozen=True)
@@ -176,12 +179,27 @@ def _search(
         if isinstance(options, ScheduleOptions):
             with SearchDisplay() as display:
                 return transplant(model, search(pruned, options, evaluator, cost, study, display))
-        saving = Saving(cost, options.cost)
+        saving = Saving(cost, options.cost, _latency(options, model, chosen, args.prune, study))
         if options.budget is not None:
             check_budget(saving, list_sites(model, args.prune), options.step, options.budget)
         with ProposalDisplay() as told:
             cutter = open_cutter(model, chosen.train, chosen.calibration, settings, room, args.num_workers, told.doing)
             return cutter.slim(GlobalSearch(pruned, cutter, options, evaluator, saving, study, told).run())
+
+
+def _latency(
+    options: GlobalOptions, model: Detector, chosen: Chosen, prune: str, study: Study
+) -> dict[str, Any] | None:
+    """The measured time of every site, from the study where it is known: proposals follow from it."""
+    if options.cost != "latency":
+        return None
+    known = study.facts().get("latency")
+    if known is None:
+        device = next(model.parameters()).device
+        images = [chosen.val[index][0].to(device) for index in range(min(LATENCY_BATCH, len(chosen.val)))]
+        known = measure_sites(model, list_sites(model, prune), images, options.step)
+        study.set_fact("latency", known)
+    return known
 
 
 def _final(

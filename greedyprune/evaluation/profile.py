@@ -139,8 +139,8 @@ def measure_latency(
             model(image)
         finally:
             hook.remove()
-        whole = _times(lambda: model(image), image.device, warmup, runs)
-        part = _times(lambda: transformer(*given[0]), image.device, warmup, runs)
+        whole = call_times(lambda: model(image), image.device, warmup, runs)
+        part = call_times(lambda: transformer(*given[0]), image.device, warmup, runs)
     return {
         "median": float(np.median(whole)),
         "p95": float(np.percentile(whole, 95)),
@@ -149,7 +149,7 @@ def measure_latency(
     }
 
 
-def _times(call: Callable[[], Any], device: torch.device, warmup: int, runs: int) -> list[float]:
+def call_times(call: Callable[[], Any], device: torch.device, warmup: int, runs: int) -> list[float]:
     """Milliseconds of each of `runs` calls; on a GPU until its work is done."""
     times = []
     for index in range(-warmup, runs):

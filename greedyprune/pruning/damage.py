@@ -31,7 +31,7 @@ def divergence(answer: Outputs, dense: Outputs) -> Tensor:
 
 def width_grid(site: Site, step: int, shares: Sequence[float] = SHARES) -> list[int]:
     """Widths to measure, ascending: shares of the full width, rounded up to the step, and the full one."""
-    return sorted({min(site.width, max(step, ceil(site.width * share / step) * step)) for share in (*shares, 1.0)})
+    return sorted({min(site.width, max(step, ceil(site.width * share / step) * step)) for share in (0.0, *shares, 1.0)})
 
 
 @dataclass(frozen=True)

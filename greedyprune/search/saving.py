@@ -1,6 +1,9 @@
 """What is being saved: multiply-adds, parameters or measured time, by site and width."""
 
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from greedyprune.search.cost import CostModel
 
@@ -8,26 +11,35 @@ from greedyprune.search.cost import CostModel
 class Saving:
     """The cost of sites, in the unit that the user wants to save.
 
+    Of a measured time only what lies above a site's least width counts as the site's own.
+
     Args:
         cost: parameters and multiply-adds.
         kind: `flops`, `params` or `latency`.
-        seconds: for `latency`, of the dense model, and of every site at the widths where it was measured, ascending.
+        latency: for `latency`: `measure_sites` of the dense model.
 
     Attributes:
+        dense: cost of the dense model.
         sites: cost of all sites at their full widths.
     """
 
-    def __init__(self, cost: CostModel, kind: str) -> None:
+    def __init__(self, cost: CostModel, kind: str, latency: Mapping[str, Any] | None = None) -> None:
         self.cost, self.kind = cost, kind
-        self.dense = self._whole(cost.full)
+        self._latency = None if latency is None else latency["sites"]
+        self.dense = self._whole(cost.full) if latency is None else latency["dense"]
         self.sites = self.of_sites(cost.full)
 
     def of_site(self, name: str, width: int) -> float:
         """A site at a width, everything else being dense."""
+        if self._latency is not None:
+            widths, times = self._latency[name]
+            return float(np.interp(width, widths, times)) - times[0]
         return self.cost.slopes[name][1 if self.kind == "flops" else 0] * width
 
     def of_sites(self, widths: Mapping[str, int]) -> float:
         """All sites at their widths."""
+        if self._latency is not None:
+            return sum(self.of_site(name, width) for name, width in widths.items())
         return self._whole(widths) - self._whole(dict.fromkeys(self.cost.full, 0))
 
     def share_with(self, widths: Mapping[str, int]) -> float:

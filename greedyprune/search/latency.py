@@ -1,0 +1,100 @@
+"""Measured time of every site at its widths on this device: what `--cost latency` saves."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from greedyprune.evaluation.profile import call_times
+from greedyprune.models.detector import Detector
+from greedyprune.pruning.damage import width_grid
+from greedyprune.pruning.prefix import Place, advance, begin, site_place
+from greedyprune.pruning.sites import Site
+from greedyprune.pruning.transplant import replaced, slim_tensors
+
+ROUNDS = 5  # all widths of a site are timed in turn, so often: what else the device does meets all of them
+RUNS = 3  # calls of each in a round
+
+Table = dict[str, Any]
+
+
+def measure_sites(model: Detector, sites: Sequence[Site], images: list[Tensor], step: Callable[[str], int]) -> Table:
+    """Time a site's part of the model (half a layer, or a block of the backbone) at several widths.
+
+    Args:
+        model: the dense detector, on the device where it will run.
+        sites: its sites.
+        images: one batch.
+        step: the step of a site's width, by its kind.
+
+    Returns:
+        JSON values: `dense`, milliseconds of the whole model for the batch; `batch`, its images; `sites`: for each by
+        name its widths, ascending, and the median milliseconds at each.
+    """
+    device = images[0].device
+    with torch.inference_mode():
+        table: Table = {"batch": len(images), "sites": {}}
+        runs = ROUNDS * RUNS
+        table["dense"] = float(np.median(call_times(lambda: model(images), device, 2, runs)))
+        prefix = begin(model.features(images))
+        inputs = _block_inputs(model, sites, images)
+        state = dict(model.state_dict())
+        for site in sites:
+            call = _part(model, site, inputs)
+            if call is None:
+                prefix = advance(model, prefix, site_place(site))
+                call = _half_layer(model, prefix)
+            widths = width_grid(site, step(site.kind))
+            cuts = [slim_tensors(site, state, _first(site, width)) for width in widths]
+            times: list[list[float]] = [[] for _ in widths]
+            for _ in range(ROUNDS):
+                for own, tensors in zip(times, cuts, strict=True):
+                    with replaced(model, tensors):
+                        own += call_times(call, device, 1, RUNS)
+            table["sites"][site.name] = [widths, [float(np.median(own)) for own in times]]
+    return table
+
+
+def _half_layer(model: Detector, prefix: Any) -> Callable[[], Any]:
+    here: Place = prefix.place
+    after = Place(here.decoder, here.layer + 1) if here.ffn else Place(here.decoder, here.layer, True)
+    return lambda: advance(model, prefix, after)
+
+
+def _block(site: Site) -> str:
+    return site.reads.removesuffix(".weight").rpartition(".")[0]
+
+
+def _block_inputs(model: Detector, sites: Sequence[Site], images: list[Tensor]) -> dict[str, tuple[Any, ...]]:
+    """What each block of the backbone that has sites gets, by its name."""
+    inputs: dict[str, tuple[Any, ...]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, args: inputs.update({name: args})
+
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(keep(name))
+        for name in {_block(site) for site in sites if site.part == "backbone"}
+    ]
+    try:
+        model.features(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return inputs
+
+
+def _part(model: Detector, site: Site, inputs: Mapping[str, tuple[Any, ...]]) -> Callable[[], Any] | None:
+    if site.part != "backbone":
+        return None
+    block: nn.Module = model.get_submodule(_block(site))
+    given = inputs[_block(site)]
+    return lambda: block(*given)
+
+
+def _first(site: Site, width: int) -> list[int]:
+    """The first channels of every group: which ones makes no difference to the time."""
+    each = width // site.groups
+    return [group * site.group_width + channel for group in range(site.groups) for channel in range(each)]
