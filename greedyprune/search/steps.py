@@ -1,6 +1,6 @@
 """What the `global` schedule does next: pure functions of its options and of the trials so far."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,6 +94,14 @@ def best_record(records: Sequence[Record], mended: bool = True) -> Record | None
     held = [r for r in records if isinstance(r.origin, Proposal) and r.origin.holds]
     held = [r for r in held if mended or r.origin.phase != "mend"]  # type: ignore[union-attr]
     return held[-1] if held else None
+
+
+def same_model(widths: Mapping[str, int], records: Sequence[Record]) -> Record | None:
+    """An unmended trial of the same widths: what it measured need not be measured again."""
+    for record in records:
+        if record.widths == widths and isinstance(record.origin, Proposal) and record.origin.phase != "mend":
+            return record
+    return None
 
 
 def next_step(options: GlobalOptions, budget_share: float | None, records: Sequence[Record]) -> Step | None:
