@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from greedyprune.cfgs import check_cfgs, parse_cfgs
+from greedyprune.cfgs import PRUNE, check_cfgs, parse_cfgs
 from greedyprune.cli import (
     Parser,
     add_data_arguments,
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     add_data_arguments(parser, batch_size=25)
     add_device_arguments(parser)
+    parser.add_argument("--prune", choices=PRUNE, default="transformer", help="whose sites")
     parser.add_argument("--widths", nargs="+", metavar="WIDTHS", help="one width list instead of the shares")
     parser.add_argument(
         "--scorers",
@@ -59,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     model = open_model(args)
     val, train = open_dataset(args, model, "val"), open_dataset(args, model, "train")
-    sites = list_sites(model)
+    sites = list_sites(model, args.prune)
     columns: dict[str, dict[str, int]] = {f"{share:.1%}": _even(sites, share) for share in SHARES}
     if args.widths is not None:
         options = model.options
         cfgs = check_cfgs(parse_cfgs(args.widths), model.cfgs, options.heads, options.unit)
-        columns = {"--widths": cfgs.widths()}
+        columns = {"--widths": cfgs.widths(args.prune)}
     room = Room(round(8e9))
     ids = calibration_ids(train, scoring_ids(train, 64, args.seed), args.calib_images, args.seed)
     calibration = Images(model, train, ids, BATCH, room, args.num_workers)
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.add_column(column, justify="left" if column == "scorer" else "right")
     given = Given(model, sites, lambda: calibration.labelled(model), calibration.pictures, args.seed)
     started = time.perf_counter()
-    _ = given.moments
+    _ = given.moments, given.unfolded
     print(f"statistics of the calibration images took {time.perf_counter() - started:.1f} s")
     for scorer in args.scorers:
         for refit in (True, False):
