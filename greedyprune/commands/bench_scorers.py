@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     none = Images(model, val, [], args.batch_size, room)
 
     def ap(slim: Detector) -> float:
+        if args.prune != "transformer":
+            judged.reload(slim)
         return Evaluator(slim, judged, none, none, val.coco).subset_map()[0]
 
     dense = ap(model)
