@@ -166,7 +166,7 @@ class ConvolutionCut:
     """A backbone site cut to any width: its first channels by `group_selection`, and their reader fitted again.
 
     The reader has no bias: what its mean loses goes into the running mean of the batch norm after it. In a bottleneck
-    the second site writes with the convolution that reads the first one; `cut_backbone` puts their cuts together.
+    the second site writes with the convolution that reads the first one; `cut_tensors` puts their cuts together.
 
     Args:
         site: the site, dense.
@@ -215,16 +215,3 @@ class ConvolutionCut:
             result[output] = solved.to(dense.dtype).view_as(result[output])
             result[mean] = self.state[mean] - shift.to(dense.dtype)
         return result
-
-
-def cut_backbone(cuts: Sequence[ConvolutionCut], widths: Mapping[str, int]) -> dict[str, Tensor]:
-    """The slim tensors of several sites together, by name.
-
-    Args:
-        cuts: the sites, front to back.
-        widths: a width for each of them by name.
-    """
-    result: dict[str, Tensor] = {}
-    for cut in cuts:
-        result |= cut.tensors(widths[cut.site.name], result)
-    return result

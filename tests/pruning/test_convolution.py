@@ -10,11 +10,11 @@ from greedyprune.models.batch import pad_images
 from greedyprune.pruning.convolution import (
     ConvolutionCut,
     calibrate_backbone,
-    cut_backbone,
     group_selection,
     reading_convolution,
     unfold,
 )
+from greedyprune.pruning.cut import cut_tensors
 from greedyprune.pruning.moments import Moments
 from greedyprune.pruning.refit import RIDGE
 from greedyprune.pruning.selection import forward_selection
@@ -163,7 +163,7 @@ def test_the_refit_is_the_least_squares_solution_over_the_unfolded_matrix(backbo
 @pytest.mark.parametrize("backbone", SITES)
 def test_full_widths_change_nothing(backbone: str) -> None:
     model, cuts, _ = calibrated(backbone)
-    tensors = cut_backbone(cuts, {cut.site.name: cut.site.width for cut in cuts})
+    tensors = cut_tensors({cut.site.name: cut for cut in cuts}, {cut.site.name: cut.site.width for cut in cuts})
     state = model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in tensors.items())
     before = features(model)
@@ -177,7 +177,7 @@ def test_a_cut_answers_as_the_dense_model_with_the_new_weights_and_the_rest_off(
     model, cuts, _ = calibrated(backbone)
     widths = {cut.site.name: max(1, int(cut.site.width * share)) for cut in cuts}
     kept = {cut.site.name: cut.kept(widths[cut.site.name]) for cut in cuts}
-    tensors = cut_backbone(cuts, widths)
+    tensors = cut_tensors({cut.site.name: cut for cut in cuts}, widths)
     twin = transplant(model, {})
     state = twin.state_dict()
     for cut in cuts:
