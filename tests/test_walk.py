@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from greedyprune import UserError, load_model
 from greedyprune.cli import DEMO_MODEL
@@ -21,6 +22,8 @@ from greedyprune.evaluation.ap import coco_ap
 from greedyprune.evaluation.predict import predict_detections
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import masked, transplant
+from greedyprune.search.record import Proposal
+from greedyprune.search.study import load_result
 
 STEPS = ["--subset_images", "6", "--score_images", "2", "--attn_step", "8", "--ffn_step", "256"]
 QUICK = {
@@ -89,8 +92,31 @@ def test_search_transplant_evaluate_and_fine_tune(
     assert measured.keys() == result["dense"].keys()
 
     tuning = ["--epochs", "1", "--batch_size", "4", "--augment", "flips", "--output_dir", "tuned"]
+    if schedule == "global":
+        the_front_goes_on_and_is_picked_from(here)
+
     assert train([*here, "--resume", "slim.safetensors", *tuning]) == 0
     assert load_model("tuned/last.safetensors").cfgs == load_model("slim.safetensors").cfgs
+
+
+def the_front_goes_on_and_is_picked_from(here: list[str]) -> None:
+    """A finished study takes more trials; every one of them is a model, and mended ones are mended again."""
+    before = load_result("runs/prune/prune.db")[1]
+    assert prune([*here, *QUICK["global"], "--pareto", "2"]) == 0
+    records = load_result("runs/prune/prune.db")[1]
+    assert records[: len(before)] == before
+    added = [record.origin.phase for record in records[len(before) :] if isinstance(record.origin, Proposal)]
+    assert added == ["pareto", "pareto"]
+    assert Image.open("runs/prune/pareto.png").width > 500
+    mended = next(i for i, r in enumerate(records) if isinstance(r.origin, Proposal) and r.origin.phase == "mend")
+    for number in (mended, len(records) - 1):
+        assert transplant_tool([*here, "--trial", str(number), "--output", "picked.safetensors"]) == 0
+        picked = load_model("picked.safetensors")
+        assert picked.cfgs.widths() == records[number].widths
+        data = CocoDetection(here[1], "val", picked.info.category_ids, eval_transform(160, 160))
+        found = predict_detections(picked, make_loader(data, 10))
+        if (ap := records[number].full_map) is not None:
+            assert coco_ap(data.coco, found, data.image_ids)["AP"] == pytest.approx(ap, abs=2e-3)
 
 
 def test_other_settings_weights_or_data_are_refused(data: Path, tmp_path: Path) -> None:

@@ -29,13 +29,14 @@ from greedyprune.report import progress_bar
 from greedyprune.search.cost import CostModel
 from greedyprune.search.display import ProposalDisplay, SearchDisplay, duration
 from greedyprune.search.evaluator import Evaluator
+from greedyprune.search.front import Front
 from greedyprune.search.global_search import GlobalSearch, check_budget
 from greedyprune.search.images import Images, Room
 from greedyprune.search.latency import measure_sites
 from greedyprune.search.loop import search
 from greedyprune.search.result import comparison_table, site_table, summarize, write_result
 from greedyprune.search.saving import Saving
-from greedyprune.search.steps import GlobalOptions
+from greedyprune.search.steps import GlobalOptions, asks_more
 from greedyprune.search.study import Study
 
 LATENCY_BATCH = 8  # images at once, whose time --cost latency saves
@@ -123,6 +124,8 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     slim_path = args.output_dir / "slim.safetensors"
     with Study.open(db, name, settings, sites=steps, command_hint=command) as study:
         result = study.result()
+        if isinstance(options, GlobalOptions) and asks_more(options, study.records()):
+            result = None
         if result is not None:
             print(f"study {name} is finished; this is its result", file=sys.stderr)
         if result is None or not slim_path.exists():
@@ -184,7 +187,21 @@ def _search(
             check_budget(saving, list_sites(model, args.prune), options.step, options.budget)
         with ProposalDisplay() as told:
             cutter = open_cutter(model, chosen.train, chosen.calibration, settings, room, args.num_workers, told.doing)
-            return cutter.slim(GlobalSearch(pruned, cutter, options, evaluator, saving, study, told).run())
+            best = GlobalSearch(pruned, cutter, options, evaluator, saving, study, told).run()
+            _write_front(args, options, saving, study, told.console)
+            return cutter.slim(best)
+
+
+def _write_front(
+    args: argparse.Namespace, options: GlobalOptions, saving: Saving, study: Study, console: Console
+) -> None:
+    baseline = study.baseline()
+    assert baseline is not None
+    front = Front.of(study.records(), baseline, saving)
+    path = args.output_dir / "pareto.png"
+    front.write(path, (1 - options.map_tol) * baseline.full_map)
+    console.print(front.table())
+    console.print(f"drawn in {path}; tools/transplant.py --trial N makes one of them", highlight=False)
 
 
 def _latency(

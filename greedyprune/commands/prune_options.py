@@ -119,6 +119,16 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--mends", type=whole_number(0), default=3, metavar="N", help="narrower models that are mended and evaluated"
     )
+    group.add_argument(
+        "--pareto",
+        type=whole_number(0),
+        nargs="?",
+        const=8,
+        default=0,
+        metavar="N",
+        help="after the search, evaluate widths for N budgets (8 without N) that spread over all there are: one search "
+        "answers for every budget. A finished study goes on with it. DIR/pareto.png shows AP against cost",
+    )
     group = parser.add_argument_group("images")
     group.add_argument(
         "--eval_images",
@@ -156,7 +166,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         type=Path,
         default=Path("runs/prune"),
         metavar="DIR",
-        help="for the slim checkpoint, cfgs.json and result.json",
+        help="for the slim checkpoint, cfgs.json, result.json and, of a global search, pareto.png",
     )
     group.add_argument(
         "--db", metavar="URL", help="database: a file or an SQLAlchemy URL (default: OUTPUT_DIR/prune.db)"
@@ -210,6 +220,7 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
         distill_steps=args.distill_steps,
         mends=args.mends,
         seed=args.seed,
+        pareto=args.pareto,
     )
 
 
@@ -226,6 +237,8 @@ def schedule_options(args: argparse.Namespace, grain: int) -> ScheduleOptions:
     """
     if args.scorer not in (None, "exact"):
         raise UserError(f"--schedule {args.schedule} grows sites by the exact score; --scorer is for --schedule global")
+    if args.pareto:
+        raise UserError(f"--schedule {args.schedule} ends with one model; --pareto is for --schedule global")
     if args.prune != "transformer":
         raise UserError(f"--schedule {args.schedule} prunes the Transformer; --prune is for --schedule global")
     kinds = {}

@@ -11,7 +11,8 @@ from greedyprune.pruning.cut import SiteCut, cut_model, cut_tensors
 from greedyprune.pruning.distill import distill
 from greedyprune.pruning.prefix import Prefix, begin
 from greedyprune.pruning.scorers import Given, make_cuts
-from greedyprune.search.record import Proposal, Record
+from greedyprune.search.record import Record
+from greedyprune.search.steps import is_mended
 
 
 class Cutter:
@@ -61,7 +62,7 @@ class Cutter:
         """The model of a trial; None: the dense one's twin."""
         widths = {} if record is None else record.widths
         slim = cut_model(self.given.model, self.cuts if widths else {}, widths)
-        if record is not None and isinstance(record.origin, Proposal) and record.origin.phase == "mend":
+        if record is not None and is_mended(record):
             slim.load_state_dict({**slim.state_dict(), **self.mended(widths)})
         return slim
 

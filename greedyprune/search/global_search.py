@@ -82,7 +82,8 @@ class GlobalSearch:
         if self.options.budget is not None:
             aim = f"the best with {self.options.budget:.1%} of its {self.options.cost} is wanted"
         self.display.begin(baseline, records, aim)
-        while (step := next_step(self.options, budget, records)) is not None:
+        least = self.saving.of_sites(least_widths(self.sites, self.options.step)) / self.saving.sites
+        while (step := next_step(self.options, budget, records, least)) is not None:
             record = self.propose(step, records, baseline)
             self.store.add(record)
             records.append(record)
@@ -97,20 +98,23 @@ class GlobalSearch:
         table = self.damage_table(centre, records)
         widths, predicted = table.best_widths(self.saving.of_site, self.saving.of_sites, step.share * self.saving.sites)
         target = self._target(baseline)
+        share = self.saving.of_sites(widths) / self.saving.sites
+        skip = step.phase != "pareto"
         known = None if step.phase == "mend" else same_model(widths, records)
-        if known is not None:
+        if known is not None and (skip or known.full_map is not None):
             subset_map, full_map = known.subset_map, known.full_map
         else:
-            self.display.doing(f"{step.phase}: AP with {step.share:.1%} of what the sites cost")
+            self.display.doing(f"{step.phase}: AP with {share:.1%} of what the sites cost")
             tensors = self.cutter.mended(widths) if step.phase == "mend" else self.cutter.tensors(widths)
-            subset_map, full_map = self._evaluate(widths, tensors, target, baseline)
-        share = self.saving.of_sites(widths) / self.saving.sites
+            subset_map, full_map = self._evaluate(widths, tensors, target, baseline, skip=skip)
         if full_map is None:
             holds = False
         elif self.options.budget is not None:
-            holds = best is None or best.full_map is None or full_map > best.full_map
+            within = self.saving.share_with(widths) <= self.options.budget * (1 + 1e-9)
+            holds = within and (best is None or best.full_map is None or full_map > best.full_map)
         else:
-            holds = full_map >= target and (centre is None or share < share_of(centre))
+            rival = best if step.phase in ("move", "pareto", "refine") else None
+            holds = full_map >= target and (rival is None or share < share_of(rival))
         params, flops = self.saving.cost(widths)
         return Record(
             origin=Proposal(step.phase, step.number, share, predicted, holds),
@@ -186,14 +190,25 @@ class GlobalSearch:
         return (1 - self.options.map_tol) * baseline.full_map
 
     def _evaluate(
-        self, widths: Mapping[str, int], tensors: Mapping[str, Tensor], target: float, baseline: Baseline
+        self,
+        widths: Mapping[str, int],
+        tensors: Mapping[str, Tensor],
+        target: float,
+        baseline: Baseline,
+        skip: bool,
     ) -> tuple[float, float | None]:
         # The subset's own dense AP is not that of all images: what it is held to is scaled by their ratio.
         ratio = baseline.subset_map / baseline.full_map if baseline.full_map > 0 else 1.0
-        least = (1 - self.options.skip_eval_converge) * target * ratio if self.options.budget is None else 0.0
+        skip = skip and self.options.budget is None
+        least = (1 - self.options.skip_eval_converge) * target * ratio if skip else 0.0
         with self.installed(widths, tensors):
             subset_map, found = self.evaluator.subset_map()
             return subset_map, None if subset_map < least else self.evaluator.full_map(found)
+
+
+def least_widths(sites: Sequence[Site], step: Callable[[str], int]) -> dict[str, int]:
+    """The least width of every site, given the step of each kind."""
+    return {site.name: width_grid(site, step(site.kind))[0] for site in sites}
 
 
 def check_budget(saving: Saving, sites: Sequence[Site], step: Callable[[str], int], budget: float) -> None:
@@ -202,7 +217,7 @@ def check_budget(saving: Saving, sites: Sequence[Site], step: Callable[[str], in
     Raises:
         UserError: with the least that is possible.
     """
-    least = saving.share_with({site.name: width_grid(site, step(site.kind))[0] for site in sites})
+    least = saving.share_with(least_widths(sites, step))
     if budget < least:
         raise UserError(
             f"--target_{saving.kind} {budget:g} cannot be reached: with every site at its least width the model still "

@@ -30,17 +30,18 @@ class Proposal:
 
     Attributes:
         phase: `budget` while the budget is searched, `move` when channels go from one site to another, `mend` when the
-            slim model is mended before it is evaluated.
+            slim model is mended before it is evaluated, `pareto` when budgets are spread over all there are, `refine`
+            when one of Optuna's samplers proposed it.
         number: its number within the phase, from 0.
         share: share of the sites' dense cost that its widths have.
-        predicted: the damage that its widths should do, by the damage table.
+        predicted: the damage that its widths should do, by the damage table; None: they are not of a table.
         holds: it is what the search is for: its AP is high enough, or the best so far within the budget.
     """
 
     phase: str
     number: int
     share: float
-    predicted: float
+    predicted: float | None
     holds: bool
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from greedyprune.errors import UserError
@@ -10,6 +11,8 @@ from greedyprune.search.record import Proposal, Record
 COSTS = ("flops", "params", "latency")
 HALVINGS = 6  # of the interval of budgets: the least that holds is found to within 1/64 of what the sites cost
 PACES = (0.04, 0.02, 0.01)  # shares of the sites' cost that a move tries to save, one after another
+SEARCHED = ("budget", "move", "mend")  # the phases of the search itself; what is asked beyond it comes after them
+SAMPLERS = ("tpe", "nsgaii")
 DEEPEST = 0.5  # the least share of the best unmended budget that mending is tried at
 
 
@@ -31,6 +34,9 @@ class GlobalOptions:
         distill_steps: steps of mending; 0: none.
         mends: mended proposals, from the best unmended one to fewer channels; with a budget there is one.
         seed: of everything that is drawn.
+        pareto: proposals that spread over all budgets, after the search.
+        refine: proposals by one of Optuna's samplers, after those.
+        sampler: which: one of `SAMPLERS`.
     """
 
     map_tol: float
@@ -46,6 +52,9 @@ class GlobalOptions:
     distill_steps: int
     mends: int
     seed: int
+    pareto: int = 0
+    refine: int = 0
+    sampler: str = "tpe"
 
     def __post_init__(self) -> None:
         for name in ("map_tol", "skip_eval_converge"):
@@ -59,8 +68,9 @@ class GlobalOptions:
         return {"ffn": self.ffn_step, "conv1": self.conv_step, "conv2": self.conv_step}.get(kind, self.attn_step)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a study's settings."""
-        return {"schedule": "global", **asdict(self)}
+        """For a study's settings: all but what is asked beyond the search, with which a finished study goes on."""
+        beyond = ("pareto", "refine", "sampler")
+        return {"schedule": "global", **{name: value for name, value in asdict(self).items() if name not in beyond}}
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Step:
     """What to evaluate next.
 
     Attributes:
-        phase: `budget`, `move` or `mend`; see `Proposal`.
+        phase: `budget`, `move`, `mend`, `pareto` or `refine`; see `Proposal`.
         number: its number within the phase, from 0.
         share: share of the sites' dense cost that its widths may have.
     """
@@ -92,19 +102,24 @@ def best_record(records: Sequence[Record], mended: bool = True) -> Record | None
         mended: mended ones count, too.
     """
     held = [r for r in records if isinstance(r.origin, Proposal) and r.origin.holds]
-    held = [r for r in held if mended or r.origin.phase != "mend"]  # type: ignore[union-attr]
+    held = [r for r in held if mended or not is_mended(r)]
     return held[-1] if held else None
+
+
+def is_mended(record: Record) -> bool:
+    """Whether a trial's AP is that of a mended model."""
+    return isinstance(record.origin, Proposal) and record.origin.phase == "mend"
 
 
 def same_model(widths: Mapping[str, int], records: Sequence[Record]) -> Record | None:
     """An unmended trial of the same widths: what it measured need not be measured again."""
-    for record in records:
-        if record.widths == widths and isinstance(record.origin, Proposal) and record.origin.phase != "mend":
-            return record
-    return None
+    same = [record for record in records if record.widths == widths and not is_mended(record)]
+    return same[-1] if same else None
 
 
-def next_step(options: GlobalOptions, budget_share: float | None, records: Sequence[Record]) -> Step | None:
+def next_step(
+    options: GlobalOptions, budget_share: float | None, records: Sequence[Record], least: float = 0.0
+) -> Step | None:
     """What follows from the records; None: the search is at its end.
 
     First the budget: the interval between the least share of the cost that held and the greatest that did not is
@@ -112,11 +127,39 @@ def next_step(options: GlobalOptions, budget_share: float | None, records: Seque
     not hold, until the smallest one has failed or the rounds are spent; within a given budget they save nothing, and
     the first that is no better is the last. Then mending: the share is halved again, now below the best.
 
+    That is the search for one tolerance or one budget; nothing that is asked beyond it changes it. `pareto` goes on
+    with the middle of the widest gap between shares whose AP is known, dense among them, and `refine` with what a
+    sampler proposes. Neither depends on how many are asked for: asking for more later ends with the same trials.
+
     Args:
         options: the schedule.
         budget_share: the given budget as a share of the sites' cost; None: there is none.
         records: the trials in order.
+        least: share of the sites' cost that their least widths have.
     """
+    searched = [r for r in records if isinstance(r.origin, Proposal) and r.origin.phase in SEARCHED]
+    step = _next_searched(options, budget_share, searched)
+    if step is not None or not asks_more(options, records):
+        return step
+    spread = proposals(records, "pareto")
+    if len(spread) < options.pareto:
+        return Step("pareto", len(spread), _widest_gap(records, least))
+    return Step("refine", len(proposals(records, "refine")), 1.0)
+
+
+def asks_more(options: GlobalOptions, records: Sequence[Record]) -> bool:
+    """Whether a search that has found its best goes on, with `pareto` or `refine`."""
+    return any(len(proposals(records, phase)) < getattr(options, phase) for phase in ("pareto", "refine"))
+
+
+def _widest_gap(records: Sequence[Record], least: float) -> float:
+    unmended = [r for r in records if r.full_map is not None and share_of(r) > least and not is_mended(r)]
+    known = sorted({least, *(share_of(record) for record in unmended), 1.0})
+    _, low, high = max((high - low, low, high) for low, high in pairwise(known))
+    return (low + high) / 2
+
+
+def _next_searched(options: GlobalOptions, budget_share: float | None, records: Sequence[Record]) -> Step | None:
     tried = proposals(records, "budget")
     if budget_share is not None and not tried:
         return Step("budget", 0, budget_share)

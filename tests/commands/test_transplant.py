@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from greedyprune import UserError, build_model, load_model
-from greedyprune.commands.transplant import main
+from greedyprune.commands.transplant import main, pick
 from greedyprune.models import ModelInfo, save_checkpoint
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
+from greedyprune.search.record import Proposal, Record
 
 SHAPE = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 40, "num_queries": 7}
 CFGS = "[[[16, 24]], [[8, 32, 8], [32, 12, 40]]]"
@@ -102,3 +103,55 @@ def test_what_there_is_not_is_said(dense: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
         main(["--resume", str(dense), "--cfgs", CFGS, "--output", "slim.pth"])
     assert not list(tmp_path.glob("slim*"))
+
+
+def trial(phase: str, share: float, ap: float | None, holds: bool, flops: int) -> Record:
+    return Record(Proposal(phase, 0, share, 0.0, holds), {}, 0.5, ap, 0.98 * 0.5, 1, flops, 1, 1.0)
+
+
+TRIALS = [
+    trial("budget", 0.5, None, False, 50),  # skipped early
+    trial("budget", 0.75, 0.98 * 0.5, True, 80),
+    trial("mend", 0.7, 0.495, True, 85),  # fewer of what was searched for, though not of multiply-adds
+    trial("pareto", 0.4, 0.45, False, 40),
+    trial("pareto", 0.2, 0.3, False, 30),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "number"),
+    [
+        ({}, 2),
+        ({"trial": 0}, 0),
+        ({"trial": 4}, 4),
+        ({"map_tol": 0.02}, 2),
+        ({"map_tol": 0.1}, 3),
+        ({"map_tol": 1.0}, 4),
+        ({"target_flops": 0.8}, 1),
+        ({"target_flops": 1.0}, 2),
+        ({"target_flops": 0.6}, 3),
+    ],
+)
+def test_a_trial_is_picked_by_number_tolerance_or_budget(asked: dict[str, float], number: int) -> None:
+    args = argparse.Namespace(**{"trial": None, "map_tol": None, "target_flops": None} | asked)
+    assert pick(args, TRIALS, 0.02, 100.0) is TRIALS[number]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"trial": 5}, r"--trial 5: the study has 5 trials, 0 to 4"),
+        ({"map_tol": 0.0}, r"--map_tol 0: no trial has an AP of 0\.5000"),
+        ({"target_flops": 0.1}, r"--target_flops 0\.1: no measured trial"),
+        ({"trial": 1, "map_tol": 0.1}, r"--trial and --map_tol pick two trials"),
+    ],
+)
+def test_a_trial_that_is_not_there_is_refused_in_one_line(asked: dict[str, float], words: str) -> None:
+    args = argparse.Namespace(**{"trial": None, "map_tol": None, "target_flops": None} | asked)
+    with pytest.raises(UserError, match=words):
+        pick(args, TRIALS, 0.02, 100.0)
+
+
+def test_where_nothing_holds_the_dense_model_is_picked() -> None:
+    args = argparse.Namespace(trial=None, map_tol=None, target_flops=None)
+    assert pick(args, [trial("budget", 0.5, 0.1, False, 50)], 0.02, 100.0) is None

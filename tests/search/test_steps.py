@@ -1,12 +1,13 @@
 """What the global schedule does next follows from its trials alone."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from greedyprune.errors import UserError
 from greedyprune.search.record import Proposal, Record
-from greedyprune.search.steps import GlobalOptions, Step, best_record, next_step
+from greedyprune.search.steps import GlobalOptions, Step, asks_more, best_record, next_step
 
 OPTIONS = GlobalOptions(
     map_tol=0.02,
@@ -88,6 +89,41 @@ def test_the_next_step_is_the_same_after_any_number_of_trials() -> None:
         origin = records[known].origin
         assert isinstance(origin, Proposal)
         assert step == Step(origin.phase, origin.number, origin.share)
+
+
+def test_beyond_the_search_the_widest_gap_between_measured_budgets_is_halved() -> None:
+    options = replace(OPTIONS, rounds=0, distill_steps=0)
+    searched = played(options, 0.5, 2.0)
+    records = played(replace(options, pareto=9), 0.5, 2.0)
+    assert records[: len(searched)] == searched
+    known = sorted([0.0, 1.0, *shares(records, "budget"), *shares(records, "pareto")])
+    assert len(shares(records, "pareto")) == 9
+    assert max(high - low for low, high in pairwise(known)) <= 1 / 8
+    unknown = [replace(record, full_map=None) for record in searched]
+    assert next_step(replace(options, pareto=1), None, unknown, least=0.2) == Step("pareto", 0, 0.6)
+
+
+def test_what_is_asked_beyond_the_search_may_be_asked_later_and_changes_nothing_before() -> None:
+    early, late = (replace(OPTIONS, pareto=number, refine=number) for number in (0, 4))
+    assert early.to_dict() == late.to_dict()
+    at_once, records = played(late, 0.5, 0.4), played(early, 0.5, 0.4)
+    assert not asks_more(early, records)
+    assert asks_more(late, records)
+    while (step := next_step(late, None, records)) is not None:
+        origin = Proposal(step.phase, step.number, step.share, 0.0, step.share >= 0.5)
+        records.append(Record(origin, {}, 0.5, 0.5, 0.5, 1, 1, 1, 1.0))
+    assert records == at_once
+    assert [r.origin.phase for r in records[-8:] if isinstance(r.origin, Proposal)] == ["pareto"] * 4 + ["refine"] * 4
+    assert not asks_more(late, records)
+
+
+def test_a_better_trial_beyond_the_search_does_not_start_the_search_again() -> None:
+    options = replace(OPTIONS, distill_steps=0, pareto=1)
+    records = played(options, 2.0, 2.0)  # nothing holds, so nothing was moved
+    assert isinstance(records[-1].origin, Proposal)
+    records[-1] = replace(records[-1], origin=replace(records[-1].origin, holds=True))
+    assert next_step(options, None, records) is None
+    assert best_record(records) == records[-1]
 
 
 def test_settings_out_of_range_are_refused_in_one_line() -> None:
