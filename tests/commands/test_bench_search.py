@@ -59,7 +59,7 @@ def test_the_candidates_that_are_counted_are_those_that_are_scored(
         return torch.zeros(len(candidates))
 
     monkeypatch.setattr(exact, "candidate_losses", losses)
-    growth(Given(bench.model, [site], [(bench.start, bench.targets)]), site)
+    growth(Given(bench.model, [site], lambda: [(bench.start, bench.targets)]), site)
     assert len(scored) == candidate_count(site)
 
 
