@@ -30,6 +30,7 @@ QUICK = {
     "gp": ["--schedule", "gp", *STEPS, "--num_evaluate", "8"],
     "global": [*STEPS, "--calib_images", "6", "--rounds", "1", "--distill_steps", "3", "--mends", "1"],
 }
+QUICK["global, all"] = [*QUICK["global"], "--prune", "all", "--conv_step", "48", "--map_tol", "0.3"]
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         "--score_images",
         type=whole_number(1),
         metavar="N",
-        help="training images whose loss tells candidates or damage apart (default: 64; gp, modular: 16)",
+        help="training images that tell candidates or damage apart (default: 64; gp, modular: 16)",
     )
     group.add_argument(
         "--cache_gb",

@@ -141,12 +141,12 @@ class ProposalDisplay:
         if self.status:
             self.status.stop()
 
-    def begin(self, baseline: Baseline, records: Sequence[Record], target: float) -> None:
-        """The search starts, or goes on after `records`."""
+    def begin(self, baseline: Baseline, records: Sequence[Record], aim: str) -> None:
+        """The search for `aim` starts, or goes on after `records`."""
         self.console.print(
-            f"dense: AP {baseline.full_map:.4f} on all images, {baseline.subset_map:.4f} on the subset; "
-            f"{target:.4f} is to be held",
+            f"dense: AP {baseline.full_map:.4f} on all images, {baseline.subset_map:.4f} on the subset; {aim}",
             highlight=False,
+            soft_wrap=True,
         )
         if records:
             self.console.print(f"going on after {len(records)} trials")

@@ -18,7 +18,7 @@ from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.loop import Store, measure_baseline
 from greedyprune.search.record import Baseline, Proposal, Record
 from greedyprune.search.saving import Saving
-from greedyprune.search.steps import GlobalOptions, Step, best_record, next_step, share_of
+from greedyprune.search.steps import GlobalOptions, Step, best_record, next_step, same_model, share_of
 
 TRUST = 2  # steps by which one move may change a site's width
 
@@ -34,7 +34,7 @@ class FactStore(Store, Protocol):
 class GlobalDisplay(Protocol):
     """What is told while a search runs."""
 
-    def begin(self, baseline: Baseline, records: Sequence[Record], target: float) -> None: ...
+    def begin(self, baseline: Baseline, records: Sequence[Record], aim: str) -> None: ...
 
     def doing(self, text: str) -> None: ...
 
@@ -79,7 +79,10 @@ class GlobalSearch:
         records = self.store.records()
         budget = None if self.options.budget is None else self.saving.sites_share(self.options.budget)
         least = self.saving.of_sites(least_widths(self.sites, self.options.step)) / self.saving.sites
-        self.display.begin(baseline, records, self._target(baseline))
+        aim = f"{self._target(baseline):.4f} is to be held"
+        if self.options.budget is not None:
+            aim = f"the best with {self.options.budget:.1%} of its {self.options.cost} is wanted"
+        self.display.begin(baseline, records, aim)
         while (step := next_step(self.options, budget, records, least)) is not None:
             record = self.propose(step, records, baseline)
             self.store.add(record)
@@ -95,10 +98,15 @@ class GlobalSearch:
         table = self.damage_table(centre, records)
         widths, predicted = table.best_widths(self.saving.of_site, self.saving.of_sites, step.share * self.saving.sites)
         target = self._target(baseline)
+        known = None if step.phase == "mend" else same_model(widths, records)
+        skip = step.phase != "pareto"
+        if known is not None and (skip or known.full_map is not None):
+            subset_map, full_map = known.subset_map, known.full_map
+        else:
+            self.display.doing(f"{step.phase}: AP with {step.share:.1%} of what the sites cost")
+            tensors = self.cutter.mended(widths) if step.phase == "mend" else self.cutter.tensors(widths)
+            subset_map, full_map = self._evaluate(widths, tensors, target, baseline, skip)
         share = self.saving.of_sites(widths) / self.saving.sites
-        self.display.doing(f"{step.phase}: AP with {share:.1%} of what the sites cost")
-        tensors = self.cutter.mended(widths) if step.phase == "mend" else self.cutter.tensors(widths)
-        subset_map, full_map = self._evaluate(widths, tensors, target, baseline, skip=step.phase != "pareto")
         if full_map is None:
             holds = False
         elif self.options.budget is not None:

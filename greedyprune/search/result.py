@@ -76,7 +76,8 @@ def comparison_table(result: Mapping[str, Any], cost: CostModel) -> Table:
         ("  of the Transformer", "transformer_flops"),
     ):
         table.add_row(label, count(dense[key]), count(slim[key]), f"{slim[key] / dense[key] - 1:+.1%}")
-    widths = parse_cfgs(result["cfgs"]).widths()
+    found = parse_cfgs(result["cfgs"]).widths("all")  # a dense backbone is not named
+    widths = {name: found.get(name, width) for name, width in cost.full.items()}
     before, after = cost.site_flops(cost.full), cost.site_flops(widths)
     table.add_row("  of the sites", count(before), count(after), f"{after / before - 1:+.1%}")
     for label in ("AP", "AP50", "AP_small", "AP_medium", "AP_large"):

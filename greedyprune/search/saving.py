@@ -11,7 +11,7 @@ from greedyprune.search.cost import CostModel
 class Saving:
     """The cost of sites, in the unit that the user wants to save.
 
-    Of a measured time only what lies above a site's least width counts as the site's own.
+    Of a site's measured time only what lies above its least counts as its own.
 
     Args:
         cost: parameters and multiply-adds.
@@ -33,7 +33,7 @@ class Saving:
         """A site at a width, everything else being dense."""
         if self._latency is not None:
             widths, times = self._latency[name]
-            return float(np.interp(width, widths, times)) - times[0]
+            return float(np.interp(width, widths, times)) - min(times)
         return self.cost.slopes[name][1 if self.kind == "flops" else 0] * width
 
     def of_sites(self, widths: Mapping[str, int]) -> float:

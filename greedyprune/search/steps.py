@@ -1,6 +1,6 @@
 """What the `global` schedule does next: pure functions of its options and of the trials so far."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -109,6 +109,14 @@ def best_record(records: Sequence[Record], mended: bool = True) -> Record | None
 def is_mended(record: Record) -> bool:
     """Whether a trial's AP is that of a mended model."""
     return isinstance(record.origin, Proposal) and record.origin.phase == "mend"
+
+
+def same_model(widths: Mapping[str, int], records: Sequence[Record]) -> Record | None:
+    """An unmended trial of the same widths: what it measured need not be measured again."""
+    for record in records:
+        if record.widths == widths and not is_mended(record):
+            return record
+    return None
 
 
 def next_step(

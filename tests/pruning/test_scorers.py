@@ -127,6 +127,20 @@ def test_the_closed_form_does_less_damage_than_any_other_score() -> None:
     assert min(errors, key=lambda name: errors[name]) == "basis", errors
 
 
+@pytest.mark.parametrize("prune", ["backbone", "all"])
+def test_the_backbone_is_cut_alone_and_with_the_rest(prune: str) -> None:
+    model = MODELS["prelu"]
+    images = [[torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(n))] for n in range(3)]
+    with torch.no_grad():
+        batches = [(begin(model.features(each)), TARGETS[:1]) for each in images]
+    given = Given(model, list_sites(model, prune), lambda: batches, lambda: images)
+    widths = {site.name: site.width // 2 for site in given.sites}
+    slim = cut_model(model, make_cuts("basis", given), widths)
+    assert {name: slim.cfgs.widths("all")[name] for name in widths} == widths
+    dense = cut_model(model, make_cuts("basis", given), {site.name: site.width for site in given.sites})
+    assert difference(dense, model) == 0
+
+
 def test_one_image_and_dead_channels_leave_finite_weights() -> None:
     given = given_images("prelu", images=1)
     model = loaded(given.model, {})

@@ -132,7 +132,7 @@ def test_kept_features_can_be_gone_back_through(model: Detector, dataset: CocoDe
 
 def test_a_search_with_a_small_cache_ends_as_one_with_a_large_one(data: Path, tmp_path: Path) -> None:
     sizes = {"subset_images": 6, "score_images": 2, "attn_step": 8, "ffn_step": 256, "batch_size": 3, "threads": 1}
-    scored = {"attn.num_evaluate": 72, "ffn.num_evaluate": 264, "map_tol": 0.1}
+    scored = {"attn.num_evaluate": 72, "map_tol": 0.5}
     flags = [word for name, value in {**sizes, **scored}.items() for word in (f"--{name}", str(value))]
     flags += ["--coco_path", str(data), "--device", "cpu", "--schedule", "modular"]  # which goes back, too
     ends = []

@@ -22,7 +22,7 @@ def exact_orders(given: Given) -> dict[str, Tensor]:
 
 def growth(given: Given, site: Site) -> list[int]:
     """A site's channels in the order in which they come back, all other sites being dense."""
-    step = site.grain if site.kind != "ffn" else max(1, site.width // FFN_ROUNDS)
+    step = round_step(site)
     criterion = Criterion(given.model.options.num_classes)
     batches, images = [], 0
     with torch.inference_mode():
@@ -39,3 +39,13 @@ def growth(given: Given, site: Site) -> list[int]:
         ranked = sorted(zip(losses.tolist(), candidates, strict=True))
         order += [c for _, first in ranked if first in added for c in range(first, first + site.unit)]
     return order
+
+
+def round_step(site: Site) -> int:
+    """Channels that come back in a round."""
+    return site.grain if site.kind != "ffn" else max(1, site.width // FFN_ROUNDS)
+
+
+def candidate_count(site: Site) -> int:
+    """Candidates of all rounds: each costs a forward of every scoring image."""
+    return sum(range(site.width, 0, -round_step(site))) // site.unit

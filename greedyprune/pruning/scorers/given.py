@@ -51,7 +51,7 @@ class Given:
     @cached_property
     def moments(self) -> dict[str, SiteMoments]:
         """What the Transformer's sites carry, by their name; measured when it is first asked for."""
-        return calibrate(self.model, self.layer_sites, self.prefixes(), self.seed)
+        return calibrate(self.model, self.layer_sites, self.prefixes(), self.seed) if self.layer_sites else {}
 
     @cached_property
     def unfolded(self) -> dict[str, Moments]:

@@ -1,0 +1,111 @@
+"""`tools/bench_scorers.py`: what every scorer leaves of the AP, without fine-tuning, at the same widths."""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from greedyprune.cfgs import PRUNE, check_cfgs, parse_cfgs
+from greedyprune.cli import (
+    Parser,
+    add_data_arguments,
+    add_device_arguments,
+    add_model_arguments,
+    open_dataset,
+    open_model,
+    whole_number,
+)
+from greedyprune.commands.calibration import BATCH, calibration_ids, scoring_ids
+from greedyprune.evaluation.evaluate import subset_ids
+from greedyprune.models import Detector
+from greedyprune.pruning.cut import cut_model
+from greedyprune.pruning.scorers import SCORERS, Given, make_cuts
+from greedyprune.pruning.sites import Site, list_sites
+from greedyprune.search.evaluator import Evaluator
+from greedyprune.search.images import Images, Room
+
+SHARES = (0.75, 0.5, 0.375, 0.25)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `tools/bench_scorers.py`."""
+    parser = Parser("What every scorer leaves of the AP, without fine-tuning, all sites cut to the same share.")
+    add_model_arguments(parser)
+    add_data_arguments(parser, batch_size=25)
+    add_device_arguments(parser)
+    parser.add_argument("--prune", choices=PRUNE, default="transformer", help="whose sites")
+    parser.add_argument("--widths", nargs="+", metavar="WIDTHS", help="one width list instead of the shares")
+    parser.add_argument(
+        "--scorers",
+        nargs="+",
+        choices=SCORERS,
+        default=[scorer for scorer in SCORERS if scorer != "exact"],
+        help="which (default: all but exact, whose order of every site takes very long)",
+    )
+    parser.add_argument("--eval_images", type=whole_number(0), default=0, metavar="N", help="0: all")
+    parser.add_argument("--calib_images", type=whole_number(1), default=200, metavar="N", help="training images")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the images")
+    parser.set_defaults(whole_heads=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print a table.
+
+    Raises:
+        UserError: the model, the data or the widths cannot be used.
+    """
+    args = parser().parse_args(argv)
+    model = open_model(args)
+    val, train = open_dataset(args, model, "val"), open_dataset(args, model, "train")
+    sites = list_sites(model, args.prune)
+    columns: dict[str, dict[str, int]] = {f"{share:.1%}": _even(sites, share) for share in SHARES}
+    if args.widths is not None:
+        options = model.options
+        cfgs = check_cfgs(parse_cfgs(args.widths), model.cfgs, options.heads, options.unit)
+        columns = {"--widths": cfgs.widths(args.prune)}
+    room = Room(round(8e9))
+    ids = calibration_ids(train, scoring_ids(train, 64, args.seed), args.calib_images, args.seed)
+    calibration = Images(model, train, ids, BATCH, room, args.num_workers)
+    judged = Images(model, val, subset_ids(val.image_ids, args.eval_images, args.seed), args.batch_size, room)
+    none = Images(model, val, [], args.batch_size, room)
+
+    def ap(slim: Detector) -> float:
+        if args.prune != "transformer":
+            judged.reload(slim)
+        return Evaluator(slim, judged, none, none, val.coco).subset_map()[0]
+
+    dense = ap(model)
+    table = Table(title=f"AP of {len(judged)} images; dense {dense:.4f}; {len(ids)} calibration images")
+    for column in ("scorer", "refit", "seconds", *columns):
+        table.add_column(column, justify="left" if column == "scorer" else "right")
+    given = Given(model, sites, lambda: calibration.labelled(model), calibration.pictures, args.seed)
+    started = time.perf_counter()
+    _ = given.moments, given.unfolded
+    print(f"statistics of the calibration images took {time.perf_counter() - started:.1f} s")
+    for scorer in args.scorers:
+        for refit in (True, False):
+            table.add_row(*_row(model, given, scorer, refit, columns, ap))
+    Console().print(table)
+    return 0
+
+
+def _row(
+    model: Detector,
+    given: Given,
+    scorer: str,
+    refit: bool,
+    columns: Mapping[str, Mapping[str, int]],
+    ap: Callable[[Detector], float],
+) -> list[str]:
+    started = time.perf_counter()
+    cuts = make_cuts(scorer, given, refit)
+    slim = [cut_model(model, cuts, widths) for widths in columns.values()]
+    seconds = time.perf_counter() - started
+    return [scorer, "yes" if refit else "no", f"{seconds:.1f}", *(f"{ap(each):.4f}" for each in slim)]
+
+
+def _even(sites: Sequence[Site], share: float) -> dict[str, int]:
+    return {site.name: max(site.grain, round(site.width * share / site.grain) * site.grain) for site in sites}

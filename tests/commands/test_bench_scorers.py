@@ -1,0 +1,25 @@
+"""The benchmark of the scorers prints what it measured."""
+
+from pathlib import Path
+
+import pytest
+
+from greedyprune.commands.bench_scorers import main
+from greedyprune.commands.make_shapes import main as make_shapes
+
+
+@pytest.mark.parametrize("prune", ["transformer", "backbone"])
+def test_cutting_costs_ap_and_a_table_says_how_much(
+    prune: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    make_shapes([str(tmp_path / "shapes"), "--train_images", "8", "--val_images", "12", "--workers", "1"])
+    flags = ["--coco_path", str(tmp_path / "shapes"), "--device", "cpu", "--calib_images", "4", "--prune", prune]
+    assert main([*flags, "--scorers", "basis"]) == 0
+    title, *rows = [line for line in capsys.readouterr().out.splitlines() if "dense" in line or "basis" in line]
+    dense = float(title.split("dense ")[1].split(";")[0])
+    measured = [[float(cell) for cell in row.split("│")[4:-1]] for row in rows]
+    assert len(measured) == 2
+    for row in measured:
+        assert len(row) == 4
+        assert row[-1] < row[0] <= dense + 0.05
