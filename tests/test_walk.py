@@ -102,11 +102,11 @@ def test_search_transplant_evaluate_and_fine_tune(
 def the_front_goes_on_and_is_picked_from(here: list[str]) -> None:
     """A finished study takes more trials; every one of them is a model, and mended ones are mended again."""
     before = load_result("runs/prune/prune.db")[1]
-    assert prune([*here, *QUICK["global"], "--pareto", "2"]) == 0
+    assert prune([*here, *QUICK["global"], "--pareto", "2", "--refine", "2", "--sampler", "nsgaii"]) == 0
     records = load_result("runs/prune/prune.db")[1]
     assert records[: len(before)] == before
     added = [record.origin.phase for record in records[len(before) :] if isinstance(record.origin, Proposal)]
-    assert added == ["pareto", "pareto"]
+    assert added == ["pareto"] * 2 + ["refine"] * 2
     assert Image.open("runs/prune/pareto.png").width > 500
     mended = next(i for i, r in enumerate(records) if isinstance(r.origin, Proposal) and r.origin.phase == "mend")
     for number in (mended, len(records) - 1):

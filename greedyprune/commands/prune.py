@@ -199,7 +199,7 @@ def _write_front(
     assert baseline is not None
     front = Front.of(study.records(), baseline, saving)
     path = args.output_dir / "pareto.png"
-    front.write(path, (1 - options.map_tol) * baseline.full_map)
+    front.write(path, (1 - options.map_tol) * baseline.full_map if options.budget is None else None)
     console.print(front.table())
     console.print(f"drawn in {path}; tools/transplant.py --trial N makes one of them", highlight=False)
 

@@ -10,7 +10,7 @@ from greedyprune.errors import UserError
 from greedyprune.models import MODELS
 from greedyprune.pruning.schedule import SCHEDULES, KindOptions, ScheduleOptions
 from greedyprune.pruning.scorers import SCORERS
-from greedyprune.search.steps import COSTS, GlobalOptions
+from greedyprune.search.steps import COSTS, SAMPLERS, GlobalOptions
 
 _NAMES = {"flops": "multiply-adds", "params": "parameters", "latency": "measured latency"}
 # Settings of a kind of sites: type, default for attention and for FFN, and what it is.
@@ -129,6 +129,20 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         help="after the search, evaluate widths for N budgets (8 without N) that spread over all there are: one search "
         "answers for every budget. A finished study goes on with it. DIR/pareto.png shows AP against cost",
     )
+    group.add_argument(
+        "--refine",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="after those, evaluate N proposals of one of Optuna's samplers, which is told every unmended trial before",
+    )
+    group.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        default="tpe",
+        help="of --refine: tpe goes for the cost that can be saved while --map_tol holds (with --target_...: for AP "
+        "within it), nsgaii for the whole front (default: tpe)",
+    )
     group = parser.add_argument_group("images")
     group.add_argument(
         "--eval_images",
@@ -221,6 +235,8 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
         mends=args.mends,
         seed=args.seed,
         pareto=args.pareto,
+        refine=args.refine,
+        sampler=args.sampler,
     )
 
 
@@ -237,8 +253,9 @@ def schedule_options(args: argparse.Namespace, grain: int) -> ScheduleOptions:
     """
     if args.scorer not in (None, "exact"):
         raise UserError(f"--schedule {args.schedule} grows sites by the exact score; --scorer is for --schedule global")
-    if args.pareto:
-        raise UserError(f"--schedule {args.schedule} ends with one model; --pareto is for --schedule global")
+    for name in ("pareto", "refine"):
+        if getattr(args, name):
+            raise UserError(f"--schedule {args.schedule} ends with one model; --{name} is for --schedule global")
     if args.prune != "transformer":
         raise UserError(f"--schedule {args.schedule} prunes the Transformer; --prune is for --schedule global")
     kinds = {}

@@ -48,12 +48,12 @@ class Front:
                 best.append(point)
         return cls(points, best, _AXES[saving.kind])
 
-    def write(self, path: Path, target: float) -> None:
+    def write(self, path: Path, target: float | None) -> None:
         """Draw it into a PNG.
 
         Args:
             path: the file.
-            target: AP that was to be held.
+            target: AP that was to be held; None: a budget was given instead.
         """
         file = BytesIO()
         draw_front(self.points, self.best, self.axis, target).save(file, "PNG")

@@ -17,6 +17,7 @@ from greedyprune.search.cutter import Cutter
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.loop import Store, measure_baseline
 from greedyprune.search.record import Baseline, Proposal, Record
+from greedyprune.search.refine import refined_widths
 from greedyprune.search.saving import Saving
 from greedyprune.search.steps import GlobalOptions, Step, best_record, next_step, same_model, share_of
 
@@ -77,12 +78,12 @@ class GlobalSearch:
             baseline = measure_baseline(self.evaluator)
             self.store.set_baseline(baseline)
         records = self.store.records()
-        budget = None if self.options.budget is None else self.saving.sites_share(self.options.budget)
+        budget = self._budget_share()
+        least = self.saving.of_sites(least_widths(self.sites, self.options.step)) / self.saving.sites
         aim = f"{self._target(baseline):.4f} is to be held"
         if self.options.budget is not None:
             aim = f"the best with {self.options.budget:.1%} of its {self.options.cost} is wanted"
         self.display.begin(baseline, records, aim)
-        least = self.saving.of_sites(least_widths(self.sites, self.options.step)) / self.saving.sites
         while (step := next_step(self.options, budget, records, least)) is not None:
             record = self.propose(step, records, baseline)
             self.store.add(record)
@@ -95,18 +96,18 @@ class GlobalSearch:
         started, before = time.perf_counter(), self.evaluator.image_forwards
         best = best_record(records)
         centre = best if step.phase == "move" else None
-        table = self.damage_table(centre, records)
-        widths, predicted = table.best_widths(self.saving.of_site, self.saving.of_sites, step.share * self.saving.sites)
+        widths, predicted = self._widths(step, centre, records, baseline)
         target = self._target(baseline)
         share = self.saving.of_sites(widths) / self.saving.sites
-        skip = step.phase != "pareto"
         known = None if step.phase == "mend" else same_model(widths, records)
+        # What spreads over the front is measured wherever it lies.
+        skip = step.phase != "pareto" and (step.phase, self.options.sampler) != ("refine", "nsgaii")
         if known is not None and (skip or known.full_map is not None):
             subset_map, full_map = known.subset_map, known.full_map
         else:
             self.display.doing(f"{step.phase}: AP with {share:.1%} of what the sites cost")
             tensors = self.cutter.mended(widths) if step.phase == "mend" else self.cutter.tensors(widths)
-            subset_map, full_map = self._evaluate(widths, tensors, target, baseline, skip=skip)
+            subset_map, full_map = self._evaluate(widths, tensors, target, baseline, skip)
         if full_map is None:
             holds = False
         elif self.options.budget is not None:
@@ -127,6 +128,19 @@ class GlobalSearch:
             image_forwards=self.evaluator.image_forwards - before,
             seconds=time.perf_counter() - started,
         )
+
+    def _widths(
+        self, step: Step, centre: Record | None, records: Sequence[Record], baseline: Baseline
+    ) -> tuple[dict[str, int], float | None]:
+        """The widths that a step asks for, and the damage that they should do where a table chose them."""
+        if step.phase == "refine":
+            ranges = {site.name: (site.width, self.options.step(site.kind)) for site in self.sites}
+            return refined_widths(self.options, self._budget_share(), ranges, records, baseline), None
+        table = self.damage_table(centre, records)
+        return table.best_widths(self.saving.of_site, self.saving.of_sites, step.share * self.saving.sites)
+
+    def _budget_share(self) -> float | None:
+        return None if self.options.budget is None else self.saving.sites_share(self.options.budget)
 
     def damage_table(self, centre: Record | None, records: Sequence[Record]) -> DamageTable:
         """The damage table around a model; each site's row is in the study from when it was measured.

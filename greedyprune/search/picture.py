@@ -54,14 +54,14 @@ class Axis:
     note: str = ""
 
 
-def draw_front(points: Sequence[Point], best: Sequence[Point], axis: Axis, target: float) -> Image.Image:
+def draw_front(points: Sequence[Point], best: Sequence[Point], axis: Axis, target: float | None) -> Image.Image:
     """AP against cost.
 
     Args:
         points: what was measured; one or more.
         best: those that the line goes through, cheapest first; they get their trial's number where there is room.
         axis: what cost is counted in.
-        target: AP of the line that says what was to be held.
+        target: AP of the line that says what was to be held; None: there is none.
     """
     return _Plot(points, best, axis, target).picture.resize(SIZE, Image.Resampling.LANCZOS)
 
@@ -76,15 +76,17 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
 
 
 class _Plot:
-    def __init__(self, points: Sequence[Point], best: Sequence[Point], axis: Axis, target: float) -> None:
+    def __init__(self, points: Sequence[Point], best: Sequence[Point], axis: Axis, target: float | None) -> None:
         self.picture = Image.new("RGB", (SIZE[0] * FINE, SIZE[1] * FINE), "white")
         self.canvas = ImageDraw.Draw(self.picture)
         self.font = ImageFont.load_default(size=14 * FINE)
         self.x = ticks(min(p.cost for p in points), max(p.cost for p in points))
-        self.y = ticks(min(target, *(p.ap for p in points)), max(target, *(p.ap for p in points)))
+        heights = [point.ap for point in points] + ([] if target is None else [target])
+        self.y = ticks(min(heights), max(heights))
         self._axes(axis)
-        _, height = self._place(self.x[0], target)
-        self._dashes(height, "#888888")
+        if target is not None:
+            _, height = self._place(self.x[0], target)
+            self._dashes(height, "#888888")
         self._line([place for each in best for place in self._steps(best, each)], "#555555", 2)
         for point in points:
             self._dot(self._place(point.cost, point.ap), _COLOURS[point.phase])
@@ -132,7 +134,7 @@ class _Plot:
                     taken.append(box)
                     break
 
-    def _legend(self, phases: Sequence[str], target: float) -> None:
+    def _legend(self, phases: Sequence[str], target: float | None) -> None:
         x, y = PLOT[2] + 24, PLOT[1] + 8
         for phase in phases:
             self._dot((x + 10, y), _COLOURS[phase])
@@ -140,9 +142,10 @@ class _Plot:
             y += 26
         self._line([(x, y), (x + 20, y)], "#555555", 2)
         self._text((x + 28, y), "front", "lm")
-        y += 26
-        self._dashes(y, "#888888", x, x + 20)
-        self._text((x + 28, y), f"target {target:.4f}", "lm")
+        if target is not None:
+            y += 26
+            self._dashes(y, "#888888", x, x + 20)
+            self._text((x + 28, y), f"target {target:.4f}", "lm")
 
     def _dot(self, place: tuple[float, float], colour: str) -> None:
         box = [value * FINE for value in _around(place, _RADIUS)]

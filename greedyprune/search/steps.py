@@ -113,8 +113,10 @@ def is_mended(record: Record) -> bool:
 
 def same_model(widths: Mapping[str, int], records: Sequence[Record]) -> Record | None:
     """An unmended trial of the same widths: what it measured need not be measured again."""
-    same = [record for record in records if record.widths == widths and not is_mended(record)]
-    return same[-1] if same else None
+    for record in records:
+        if record.widths == widths and not is_mended(record):
+            return record
+    return None
 
 
 def next_step(

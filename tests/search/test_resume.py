@@ -56,7 +56,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(data: Path, output: Path, schedule: str = "gp") -> list[str]:
     sizes = {"subset_images": 6, "score_images": 2, "attn_step": 4, "ffn_step": 128, "batch_size": 8}
-    own = {"gp": {"num_evaluate": 40}, "global": {"calib_images": 4, "rounds": 3, "distill_steps": 2, "mends": 2}}
+    own = {
+        "gp": {"num_evaluate": 40},
+        "global": {"calib_images": 4, "rounds": 3, "distill_steps": 2, "mends": 2, "pareto": 2, "refine": 2},
+    }
     flags = [word for name, value in (sizes | own[schedule]).items() for word in (f"--{name}", str(value))]
     flags += ["--schedule", schedule]
     return ["--coco_path", str(data), "--output_dir", str(output), "--threads", "1", "--device", "cpu", *flags]
