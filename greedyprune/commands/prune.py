@@ -107,8 +107,8 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     options: GlobalOptions | ScheduleOptions = read(args, model.options.grain)
     images = Chosen.choose(args, model)
     settings = {
+        "scorer": "exact",  # the published one, of every schedule that has no other
         **options.to_dict(),
-        "scorer": options.scorer if isinstance(options, GlobalOptions) else "exact",
         "whole_heads": model.options.whole_heads,
         "prune": args.prune,
         **images.settings(),
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
         if result is None or not slim_path.exists():
             try:
                 slim = _search(args, options, settings, model, images, cost, study)
-                result = result or _final(args, model, slim, images.val, study)
+                result = result or _final(args, settings["scorer"], model, slim, images.val, study)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
             save_checkpoint(slim, slim_path)
@@ -220,7 +220,7 @@ def _latency(
 
 
 def _final(
-    args: argparse.Namespace, model: Detector, slim: Detector, val: CocoDetection, study: Study
+    args: argparse.Namespace, scorer: str, model: Detector, slim: Detector, val: CocoDetection, study: Study
 ) -> dict[str, Any]:
     """The last full evaluation, of the dense and of the slim model, from images to AP."""
     measured = [
@@ -238,7 +238,6 @@ def _final(
     ]
     baseline = study.baseline()
     assert baseline is not None
-    scorer = args.scorer or ("basis" if args.schedule == "global" else "exact")
     return summarize(slim.cfgs, args.schedule, scorer, baseline, study.records(), *measured)
 
 

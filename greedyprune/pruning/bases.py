@@ -22,12 +22,10 @@ class QueryKeyBasis(NamedTuple):
     Attributes:
         query: `[heads, w, d]`.
         key: `[heads, w, d]`; at full width `query^T @ key` is the identity.
-        energy: `[heads, w]` what each new channel adds to the logits' sum of squares, descending.
     """
 
     query: Tensor
     key: Tensor
-    energy: Tensor
 
 
 class ValueBasis(NamedTuple):
@@ -36,12 +34,10 @@ class ValueBasis(NamedTuple):
     Attributes:
         value: `[heads, d, d]`, v' = value @ v.
         output: `[dim, heads, d]` the output projection's columns for v'.
-        energy: `[heads, d]` what each new channel adds to the output's sum of squares, descending.
     """
 
     value: Tensor
     output: Tensor
-    energy: Tensor
 
 
 def roots(moment: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +63,7 @@ def query_key_basis(queries: Tensor, keys: Tensor) -> QueryKeyBasis:
     key_root, key_inverse = roots(keys)
     u, s, vh = torch.linalg.svd(query_root @ key_root)
     scale = s.sqrt()[..., None]
-    return QueryKeyBasis(scale * (u.mT @ query_inverse), scale * (vh @ key_inverse), s.square())
+    return QueryKeyBasis(scale * (u.mT @ query_inverse), scale * (vh @ key_inverse))
 
 
 def shared_key_basis(
@@ -148,7 +144,7 @@ def value_basis(outputs: Tensor, weight: Tensor, metric: Tensor | None = None) -
     root, inverse = roots(outputs)
     columns = weight.double().transpose(0, 1)  # [heads, dim, d]
     shown = columns if metric is None else metric @ columns
-    u, s, _ = torch.linalg.svd(root @ shown.mT, full_matrices=False)
+    u, _, _ = torch.linalg.svd(root @ shown.mT, full_matrices=False)
     if u.shape[-1] < u.shape[-2]:
         raise ValueError(f"a head of {u.shape[-2]} channels is wider than the output of {u.shape[-1]}")
-    return ValueBasis(u.mT @ inverse, (columns @ root @ u).transpose(0, 1), s.square())
+    return ValueBasis(u.mT @ inverse, (columns @ root @ u).transpose(0, 1))

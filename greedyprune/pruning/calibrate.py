@@ -126,7 +126,7 @@ def _count(
     for gradient in gradients:
         flat = gradient.flatten(0, 1).double()
         moments.power.addmm_(flat.T, flat)
-        power += gradient.double().square().sum(-1)
+        power += flat.square().sum(-1).view_as(power)
     valid = torch.ones_like(power) if mask is None or site.part == "decoder" else mask.flatten(1).double()
     weights = token_weights(power, valid)
     moments.rows.add(seen.rows.flatten(0, 1), weights.flatten())

@@ -30,18 +30,14 @@ EPS = 1e-5
 
 def reading_convolution(model: nn.Module, site: Site) -> nn.Conv2d:
     """The convolution that reads a backbone site's channels."""
-    layer = model.get_submodule(_output(site).removesuffix(".weight"))
+    layer = model.get_submodule(site.reads.removesuffix(".weight"))
     assert isinstance(layer, nn.Conv2d)
     return layer
 
 
-def _output(site: Site) -> str:
-    return next(part.name for part in site.slices if part.output)
-
-
 def _norm(site: Site) -> str:
     """The name of the batch norm after the convolution that reads a site's channels."""
-    block, _, convolution = _output(site).removesuffix(".weight").rpartition(".")
+    block, _, convolution = site.reads.removesuffix(".weight").rpartition(".")
     return f"{block}.{convolution.replace('conv', 'bn')}"
 
 
@@ -187,7 +183,7 @@ class ConvolutionCut:
         """`[width]` channels, best first. Variance counts as the batch norm after the reader scales it."""
         norm = _norm(self.site)
         scale = self.state[f"{norm}.weight"].double() / (self.state[f"{norm}.running_var"].double() + EPS).sqrt()
-        weight = self.state[_output(self.site)].double().flatten(1) * scale[:, None]  # [dim, width * taps]
+        weight = self.state[self.site.reads].double().flatten(1) * scale[:, None]  # [dim, width * taps]
         return group_selection(self.moments.covariance, weight, self.taps)[0]
 
     def kept(self, width: int) -> tuple[int, ...]:
@@ -202,7 +198,7 @@ class ConvolutionCut:
             state: what the tensors that write the site's channels are cut out of; None: the dense model's.
         """
         kept = self.kept(width)
-        output, mean = _output(self.site), f"{_norm(self.site)}.running_mean"
+        output, mean = self.site.reads, f"{_norm(self.site)}.running_mean"
         result = slim_tensors(self.site, {**self.state, **(state or {}), output: self.state[output]}, kept)
         result[mean] = self.state[mean]
         if width < self.site.width:

@@ -15,7 +15,7 @@ from greedyprune.pruning.convolution import ConvolutionCut
 from greedyprune.pruning.refit import refit
 from greedyprune.pruning.sensitivity import channel_metric
 from greedyprune.pruning.sites import Site
-from greedyprune.pruning.transplant import slim_tensors
+from greedyprune.pruning.transplant import rebuilt, slim_tensors
 
 State = Mapping[str, Tensor]
 
@@ -170,9 +170,4 @@ def cut_model(model: Detector, cuts: Mapping[str, SiteCut], widths: Mapping[str,
     Returns:
         A new model on the same device, in the same mode.
     """
-    state = {**model.state_dict(), **cut_tensors(cuts, widths)}
-    parameter = next(model.parameters())
-    slim = type(model)(model.options, model.cfgs.replace(dict(widths)), model.info)
-    slim.to(device=parameter.device, dtype=parameter.dtype)
-    slim.load_state_dict(state)
-    return slim.train(model.training)
+    return rebuilt(model, model.cfgs.replace(dict(widths)), {**model.state_dict(), **cut_tensors(cuts, widths)})

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from greedyprune.cfgs import Cfgs
 from greedyprune.models.detector import Detector
 from greedyprune.pruning.kept import check_kept, kept_cfgs
 from greedyprune.pruning.sites import Site, Slice, list_sites
@@ -116,8 +117,13 @@ def transplant(model: Detector, kept: Mapping[str, Sequence[int]]) -> Detector:
     checked = {name: check_kept(sites[name], channels) for name, channels in kept.items()}
     for name, channels in checked.items():
         state |= slim_tensors(sites[name], state, channels)
+    return rebuilt(model, kept_cfgs(model, checked), state)
+
+
+def rebuilt(model: Detector, cfgs: Cfgs, state: Mapping[str, Tensor]) -> Detector:
+    """A new model of other widths and tensors, on the same device, in the same mode."""
     parameter = next(model.parameters())
-    slim = type(model)(model.options, kept_cfgs(model, checked), model.info)
+    slim = type(model)(model.options, cfgs, model.info)
     slim.to(device=parameter.device, dtype=parameter.dtype)
     slim.load_state_dict(state)
     return slim.train(model.training)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from greedyprune.models.detector import Detector
-from greedyprune.pruning.cut import SiteCut, cut_model, cut_tensors
+from greedyprune.pruning.cut import SiteCut, cut_tensors
 from greedyprune.pruning.distill import distill
 from greedyprune.pruning.prefix import Prefix, begin
 from greedyprune.pruning.scorers import Given, make_cuts
+from greedyprune.pruning.transplant import rebuilt
 from greedyprune.search.record import Record
 from greedyprune.search.steps import is_mended
 
@@ -45,7 +46,8 @@ class Cutter:
     def mended(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
         """The tensors of a slim model after mending that are not those of the dense one."""
         if self._mended is None or self._mended[0] != widths:
-            slim = cut_model(self.given.model, self.cuts, widths)
+            tensors = self.tensors(widths)
+            slim = self._with(widths, tensors)
             features: list[Prefix] = []
             if self.cuts_backbone(widths):
                 self.doing("calibration images through the slim backbone")
@@ -55,16 +57,18 @@ class Cutter:
             distill(self.given.model, slim, self.given.prefixes, self.distill_steps, features)
             trained = ("transformer.encoder.layers.", "transformer.decoder.layers.")
             learned = {name: p.detach() for name, p in slim.named_parameters() if name.startswith(trained)}
-            self._mended = dict(widths), self.tensors(widths) | learned
+            self._mended = dict(widths), tensors | learned
         return self._mended[1]
 
     def slim(self, record: Record | None) -> Detector:
         """The model of a trial; None: the dense one's twin."""
-        widths = {} if record is None else record.widths
-        slim = cut_model(self.given.model, self.cuts if widths else {}, widths)
-        if record is not None and is_mended(record):
-            slim.load_state_dict({**slim.state_dict(), **self.mended(widths)})
-        return slim
+        if record is None:
+            return self._with({}, {})
+        return self._with(record.widths, (self.mended if is_mended(record) else self.tensors)(record.widths))
+
+    def _with(self, widths: Mapping[str, int], tensors: Mapping[str, Tensor]) -> Detector:
+        model = self.given.model
+        return rebuilt(model, model.cfgs.replace(dict(widths)), {**model.state_dict(), **tensors})
 
     def cuts_backbone(self, widths: Mapping[str, int]) -> bool:
         """Whether these widths change what the backbone gives."""

@@ -151,24 +151,18 @@ class GlobalSearch:
             records: the trials in order, to name the centre by its number.
         """
         name = "dense" if centre is None else f"trial {records.index(centre)}"
+        keys = {site.name: f"damage from {name}, {site.name}" for site in self.sites}
         known = self.store.facts()
-        points, base = {}, None
-        around = {site.name: site.width for site in self.sites} if centre is None else centre.widths
-        with self.installed(around, self.cutter.tensors(around)):
-            for site in self.sites:
-                widths = self._widths_around(site, centre)
-                key = f"damage from {name}, {site.name}"
-                if key not in known:
-                    self.display.doing(f"damage of {site.name} ({self.sites.index(site) + 1} of {len(self.sites)})")
-                    base = self.evaluator.damage(self.dense_answers) if base is None else base
-                    known[key] = [
-                        0.0 if width == around[site.name] else self._damage(site, {**around, site.name: width}) - base
-                        for width in widths
-                    ]
-                    self.store.set_fact(key, known[key])
-                    if site.part == "backbone":
-                        self.evaluator.score.reload(self.model)
-                points[site.name] = widths, known[key]
+        missing = [site for site in self.sites if keys[site.name] not in known]
+        if missing:
+            around = {site.name: site.width for site in self.sites} if centre is None else centre.widths
+            with self.installed(around, self.cutter.tensors(around)):
+                base = self.evaluator.damage(self.dense_answers)
+                for site in missing:
+                    row = self._damages(site, self._widths_around(site, centre), around, base)
+                    known[keys[site.name]] = row
+                    self.store.set_fact(keys[site.name], row)
+        points = {site.name: (self._widths_around(site, centre), known[keys[site.name]]) for site in self.sites}
         return DamageTable(points, {site.name: self.options.step(site.kind) for site in self.sites})
 
     @contextmanager
@@ -187,18 +181,28 @@ class GlobalSearch:
         near = (centre.widths[site.name] + step * offset for offset in range(-TRUST, TRUST + 1))
         return sorted({min(site.width, width) for width in near if width >= step})
 
-    def _damage(self, site: Site, widths: Mapping[str, int]) -> float:
-        """Damage of these widths, which differ from those inside the model at one site."""
+    def _damages(self, site: Site, widths: Sequence[int], around: Mapping[str, int], base: float) -> list[float]:
+        """Damage of a site's widths, beyond that of the model inside, whose widths are `around`."""
+        self.display.doing(f"damage of {site.name} ({self.sites.index(site) + 1} of {len(self.sites)})")
         score, backbone = self.evaluator.score, site.part == "backbone"
         # The two widths of a bottleneck share a convolution: they are cut together.
-        together = [s.name for s in self.sites if backbone and (s.part, s.layer) == (site.part, site.layer)]
-        tensors = self.cutter.tensors({name: widths[name] for name in together or [site.name]})
+        block = (site.part, site.layer)
+        together = [s.name for s in self.sites if (s.part, s.layer) == block] if backbone else [site.name]
         if not backbone:
             self.evaluator.image_forwards += score.move(self.model, site_place(site))
-        with replaced(self.model, tensors):
-            if backbone:
-                score.reload(self.model)
-            return self.evaluator.damage(self.dense_answers)
+        row = []
+        for width in widths:
+            if width == around[site.name]:
+                row.append(0.0)
+                continue
+            cut = {**around, site.name: width}
+            with replaced(self.model, self.cutter.tensors({name: cut[name] for name in together})):
+                if backbone:
+                    score.reload(self.model)
+                row.append(self.evaluator.damage(self.dense_answers) - base)
+        if backbone:
+            score.reload(self.model)
+        return row
 
     def _target(self, baseline: Baseline) -> float:
         return (1 - self.options.map_tol) * baseline.full_map

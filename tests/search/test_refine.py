@@ -8,24 +8,10 @@ import pytest
 
 from greedyprune.search.record import Baseline, Proposal, Record
 from greedyprune.search.refine import refined_widths
-from greedyprune.search.steps import GlobalOptions
 from greedyprune.search.study import Study
 
-OPTIONS = GlobalOptions(
-    map_tol=0.02,
-    budget=None,
-    cost="flops",
-    skip_eval_converge=0.02,
-    rounds=6,
-    attn_step=8,
-    ffn_step=32,
-    conv_step=8,
-    scorer="basis",
-    refit=True,
-    distill_steps=10,
-    mends=3,
-    seed=0,
-)
+from .small_global import OPTIONS
+
 SITES = {"encoder.0.attn": (32, 8), "encoder.0.ffn": (40, 16), "decoder.0.cross": (32, 8)}
 BASELINE = Baseline(0.5, 0.6, 10, 1.0)
 

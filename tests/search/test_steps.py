@@ -9,21 +9,7 @@ from greedyprune.errors import UserError
 from greedyprune.search.record import Proposal, Record
 from greedyprune.search.steps import GlobalOptions, Step, asks_more, best_record, next_step
 
-OPTIONS = GlobalOptions(
-    map_tol=0.02,
-    budget=None,
-    cost="flops",
-    skip_eval_converge=0.02,
-    rounds=6,
-    attn_step=8,
-    ffn_step=32,
-    conv_step=8,
-    scorer="basis",
-    refit=True,
-    distill_steps=10,
-    mends=3,
-    seed=0,
-)
+from .small_global import OPTIONS
 
 
 def played(options: GlobalOptions, least: float, mended: float, budget: float | None = None) -> list[Record]:
