@@ -28,7 +28,7 @@ from greedyprune.search.study import load_result
 STEPS = ["--subset_images", "6", "--score_images", "2", "--attn_step", "8", "--ffn_step", "256"]
 QUICK = {
     "gp": ["--schedule", "gp", *STEPS, "--num_evaluate", "8"],
-    "global": [*STEPS, "--calib_images", "6", "--rounds", "1", "--distill_steps", "3", "--mends", "1"],
+    "global": [*STEPS, "--calib_images", "6", "--rounds", "1", "--mend_steps", "4", "--mend_images", "6"],
 }
 QUICK["global, all"] = [*QUICK["global"], "--prune", "all", "--conv_step", "48", "--map_tol", "0.3"]
 

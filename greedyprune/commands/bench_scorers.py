@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +21,7 @@ from greedyprune.commands.calibration import BATCH, calibration_ids, scoring_ids
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
 from greedyprune.pruning.cut import cut_model
+from greedyprune.pruning.mend import mend
 from greedyprune.pruning.scorers import SCORERS, Given, make_cuts
 from greedyprune.pruning.sites import Site, list_sites
 from greedyprune.search.evaluator import Evaluator
@@ -46,6 +47,16 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--eval_images", type=whole_number(0), default=0, metavar="N", help="0: all")
     parser.add_argument("--calib_images", type=whole_number(1), default=200, metavar="N", help="training images")
+    parser.add_argument(
+        "--mend_steps",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="also mend every refitted model, in so many steps (default: 0, which leaves that out)",
+    )
+    parser.add_argument(
+        "--mend_images", type=whole_number(0), default=2000, metavar="N", help="training images for that; 0: all"
+    )
     parser.add_argument("--seed", type=int, default=0, help="chooses the images")
     parser.set_defaults(whole_heads=False)
     return parser
@@ -67,8 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfgs = check_cfgs(parse_cfgs(args.widths), model.cfgs, options.heads, options.unit)
         columns = {"--widths": cfgs.widths(args.prune)}
     room = Room(round(8e9))
-    ids = calibration_ids(train, scoring_ids(train, 64, args.seed), args.calib_images, args.seed)
+    score = scoring_ids(train, 64, args.seed)
+    ids = calibration_ids(train, score, args.calib_images, args.seed)
     calibration = Images(model, train, ids, BATCH, room, args.num_workers)
+    lessons = calibration_ids(train, score, args.mend_images, args.seed) if args.mend_steps else []
+    learning = Images(model, train, lessons, BATCH, room, args.num_workers)
     judged = Images(model, val, subset_ids(val.image_ids, args.eval_images, args.seed), args.batch_size, room)
     none = Images(model, val, [], args.batch_size, room)
 
@@ -77,34 +91,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             judged.reload(slim)
         return Evaluator(slim, judged, none, none, val.coco).subset_map()[0]
 
+    def mended(slim: Detector) -> Detector:
+        images = None if args.prune == "transformer" else learning.pictures
+        mend(model, slim, (prefix for prefix, _ in learning.batches(model)), args.mend_steps, images)
+        return slim
+
     dense = ap(model)
     table = Table(title=f"AP of {len(judged)} images; dense {dense:.4f}; {len(ids)} calibration images")
-    for column in ("scorer", "refit", "seconds", *columns):
+    for column in ("scorer", "refit", "mended", "seconds", *columns):
         table.add_column(column, justify="left" if column == "scorer" else "right")
     given = Given(model, sites, lambda: calibration.labelled(model), calibration.pictures, args.seed)
     started = time.perf_counter()
     _ = given.moments, given.unfolded
     print(f"statistics of the calibration images took {time.perf_counter() - started:.1f} s")
     for scorer in args.scorers:
-        for refit in (True, False):
-            table.add_row(*_row(model, given, scorer, refit, columns, ap))
+        for refit, mends in ((True, True), (True, False), (False, False)):
+            if args.mend_steps or not mends:
+                started = time.perf_counter()
+                cuts = make_cuts(scorer, given, refit)
+                slim = [cut_model(model, cuts, widths) for widths in columns.values()]
+                if mends:
+                    slim = [mended(each) for each in slim]
+                seconds = time.perf_counter() - started
+                told = ["yes" if refit else "no", "yes" if mends else "no", f"{seconds:.1f}"]
+                table.add_row(scorer, *told, *(f"{ap(each):.4f}" for each in slim))
     Console().print(table)
     return 0
-
-
-def _row(
-    model: Detector,
-    given: Given,
-    scorer: str,
-    refit: bool,
-    columns: Mapping[str, Mapping[str, int]],
-    ap: Callable[[Detector], float],
-) -> list[str]:
-    started = time.perf_counter()
-    cuts = make_cuts(scorer, given, refit)
-    slim = [cut_model(model, cuts, widths) for widths in columns.values()]
-    seconds = time.perf_counter() - started
-    return [scorer, "yes" if refit else "no", f"{seconds:.1f}", *(f"{ap(each):.4f}" for each in slim)]
 
 
 def _even(sites: Sequence[Site], share: float) -> dict[str, int]:

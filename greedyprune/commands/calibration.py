@@ -1,4 +1,4 @@
-"""Calibration images of the closed form: which they are, and a cutter that works with them."""
+"""Training images of the closed form and of mending: which they are, and a cutter that works with them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,7 +39,7 @@ def calibration_ids(train: CocoDetection, score: list[int], images: int, seed: i
 def open_cutter(
     model: Detector,
     train: CocoDetection,
-    ids: list[int],
+    score: list[int],
     settings: Mapping[str, Any],
     room: Room,
     num_workers: int,
@@ -50,14 +50,18 @@ def open_cutter(
     Args:
         model: the dense detector.
         train: the training set.
-        ids: the calibration images.
+        score: training images that measure damage, which are left out.
         settings: the study's.
         room: where batches are kept.
         num_workers: processes that decode.
         doing: is told what takes time.
     """
-    progress = progress_bar("backbone, calibration images")
-    images = Images(model, train, ids, BATCH, room, num_workers, progress)
+
+    def open_images(number: int, text: str) -> Images:
+        ids = calibration_ids(train, score, number, settings["seed"])
+        return Images(model, train, ids, BATCH, room, num_workers, progress_bar(f"backbone, {text}"))
+
+    images = open_images(settings["calib_images"], "calibration images")
     given = Given(
         model,
         list_sites(model, settings["prune"]),
@@ -65,4 +69,11 @@ def open_cutter(
         images.pictures,
         settings["seed"],
     )
-    return Cutter(given, settings["scorer"], settings["refit"], settings["distill_steps"], doing)
+    return Cutter(
+        given,
+        settings["scorer"],
+        settings["refit"],
+        settings["mend_steps"],
+        lambda: open_images(settings["mend_images"], "images to mend with"),
+        doing,
+    )

@@ -53,6 +53,7 @@ class Chosen:
         subset: those of the subset evaluation.
         score: training images whose loss counts.
         calibration: other training images, for the closed form; none for `gp` and `modular`.
+        mending: how many of the other training images slim models are mended on; 0: all.
     """
 
     val: CocoDetection
@@ -61,6 +62,7 @@ class Chosen:
     subset: list[int]
     score: list[int]
     calibration: list[int]
+    mending: int
 
     @classmethod
     def choose(cls, args: argparse.Namespace, model: Detector) -> "Chosen":
@@ -71,7 +73,9 @@ class Chosen:
         calibration: list[int] = []
         if args.schedule == "global":
             calibration = calibration_ids(train, score, args.calib_images, args.seed)
-        return cls(val, train, full, subset_ids(full, args.subset_images, args.seed), score, calibration)
+        return cls(
+            val, train, full, subset_ids(full, args.subset_images, args.seed), score, calibration, args.mend_images
+        )
 
     def settings(self) -> dict[str, Any]:
         """What a study's settings say of them."""
@@ -82,7 +86,9 @@ class Chosen:
             "val_data": self.val.fingerprint,
             "train_data": self.train.fingerprint,
         }
-        return told | ({"calib_images": len(self.calibration)} if self.calibration else {})
+        if self.calibration:
+            told |= {"calib_images": len(self.calibration), "mend_images": self.mending}
+        return told
 
 
 def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
@@ -131,10 +137,10 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
         if result is None or not slim_path.exists():
             try:
                 slim = _search(args, options, settings, model, images, cost, study)
+                save_checkpoint(slim, slim_path)
                 result = result or _final(args, settings["scorer"], model, slim, images.val, study)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
-            save_checkpoint(slim, slim_path)
             study.set_result(result)
             print(f"{study.bookkeeping_seconds:.1f} s of this run went into the database", file=sys.stderr)
     write_result(result, args.output_dir)
@@ -186,7 +192,7 @@ def _search(
         if options.budget is not None:
             check_budget(saving, list_sites(model, args.prune), options.step, options.budget)
         with ProposalDisplay() as told:
-            cutter = open_cutter(model, chosen.train, chosen.calibration, settings, room, args.num_workers, told.doing)
+            cutter = open_cutter(model, chosen.train, chosen.score, settings, room, args.num_workers, told.doing)
             best = GlobalSearch(pruned, cutter, options, evaluator, saving, study, told).run()
             _write_front(args, options, saving, study, told.console)
             return cutter.slim(best)

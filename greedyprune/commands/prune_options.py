@@ -107,17 +107,25 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         help="solve what reads the kept channels again (default: yes)",
     )
     group.add_argument(
-        "--rounds", type=whole_number(0), default=6, metavar="N", help="moves of channels between sites, at most"
-    )
-    group.add_argument(
-        "--distill_steps",
+        "--rounds",
         type=whole_number(0),
-        default=0,
         metavar="N",
-        help="steps that mend a slim model on the calibration images, without labels; 0: the closed form alone",
+        help="moves of channels between sites, at most (default: 0; without mending 6)",
     )
     group.add_argument(
-        "--mends", type=whole_number(0), default=3, metavar="N", help="narrower models that are mended and evaluated"
+        "--mend_steps",
+        type=whole_number(0),
+        default=1000,
+        metavar="N",
+        help="steps that mend a narrower model on training images, without labels; 0: the closed form alone "
+        "(default: 1000)",
+    )
+    group.add_argument(
+        "--mends",
+        type=whole_number(0),
+        default=1,
+        metavar="N",
+        help="mended models that are to hold, each narrower than the last (default: 1)",
     )
     group.add_argument(
         "--pareto",
@@ -172,7 +180,14 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         type=whole_number(1),
         default=200,
         metavar="N",
-        help="global: other training images, of the closed form's statistics and of mending",
+        help="global: other training images, of the closed form's statistics",
+    )
+    group.add_argument(
+        "--mend_images",
+        type=whole_number(0),
+        default=2000,
+        metavar="N",
+        help="global: training images to mend with; 0: all",
     )
     group = parser.add_argument_group("state and output")
     group.add_argument(
@@ -225,13 +240,13 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
         budget=budgets[cost],
         cost=cost,
         skip_eval_converge=map_tol if args.skip_eval_converge is None else args.skip_eval_converge,
-        rounds=args.rounds,
+        rounds=(0 if args.mend_steps and args.mends else 6) if args.rounds is None else args.rounds,
         attn_step=args.attn_step * grain,
         ffn_step=args.ffn_step,
         conv_step=args.conv_step,
         scorer=args.scorer or "basis",
         refit=args.refit,
-        distill_steps=args.distill_steps,
+        mend_steps=args.mend_steps,
         mends=args.mends,
         seed=args.seed,
         pareto=args.pareto,

@@ -16,7 +16,7 @@ from greedyprune.cli import (
     share,
     whole_number,
 )
-from greedyprune.commands.calibration import calibration_ids, open_cutter, scoring_ids
+from greedyprune.commands.calibration import open_cutter, scoring_ids
 from greedyprune.commands.prune import weights_hash
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
@@ -150,10 +150,9 @@ def _cut(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any],
     if train.fingerprint != settings["train_data"]:
         raise UserError("the study calibrated on other training images; give its --coco_path")
     score = scoring_ids(train, settings["score_images"], settings["seed"])
-    ids = calibration_ids(train, score, settings["calib_images"], settings["seed"])
     room = Room(sys.maxsize)
     with autocast(next(model.parameters()).device, settings["amp"], in_place=True), ProposalDisplay() as told:
-        return open_cutter(model, train, ids, settings, room, 0, told.doing).slim(record)
+        return open_cutter(model, train, score, settings, room, 0, told.doing).slim(record)
 
 
 def _told(

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from greedyprune.evaluation.predict import autocast, evaluating
 from greedyprune.models import Detector
 from greedyprune.models.deformable_attention import sample_levels
+from greedyprune.models.layers import dot_product_attention
 
 
 def count_parameters(model: Detector) -> tuple[int, int]:
@@ -108,7 +109,7 @@ _FORMULAS: dict[Callable[..., Any], Callable[..., int]] = {
     F.conv1d: _convolution,
     F.conv2d: _convolution,
     F.conv3d: _convolution,
-    F.scaled_dot_product_attention: _attention,
+    **dict.fromkeys((F.scaled_dot_product_attention, dot_product_attention), _attention),
     sample_levels: _sampling,
     **dict.fromkeys((torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm), _product),
 }

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 
 ACTIVATIONS = {"prelu": nn.PReLU, "relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -58,12 +59,24 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
+def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention; see `Attention.attend`; returns `[B, heads, N, d]`."""
+    given = (q, k, v)
+    if has_torch_function(given):
+        return handle_torch_function(dot_product_attention, given, q, k, v, mask)
+    missing = q.shape[-1] - v.shape[-1]
+    if missing > 0 and q.device.type == "cpu":
+        # PyTorch's fused kernel for CPUs wants heads of one width; without it the softmax goes through memory.
+        return F.scaled_dot_product_attention(q, k, F.pad(v, (0, missing)), attn_mask=mask)[..., : v.shape[-1]]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 class DotProductAttention(nn.Module):
-    """Scaled dot-product attention; a module, so that calibration can look at what goes in."""
+    """`dot_product_attention` as a module, so that calibration can look at what goes in."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """See `Attention.attend`; returns `[B, heads, N, d]`."""
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return dot_product_attention(q, k, v, mask)
 
 
 class Attention(nn.Module):
@@ -142,6 +155,11 @@ class Layer(nn.Module):
         """The FFN half: `[B, N, dim]` -> `[B, N, dim]`."""
         hidden = self.dropout(self.activation(self.linear1(x)))
         return self.get_submodule(self.last_norm)(x + self.dropout(self.linear2(hidden)))
+
+    def half_parameters(self, ffn: bool) -> list[nn.Parameter]:
+        """The parameters of the FFN half, or of the attention half."""
+        own = {"linear1", "linear2", "activation", self.last_norm}
+        return [parameter for name, parameter in self.named_parameters() if (name.split(".")[0] in own) == ffn]
 
 
 class EncoderLayer(Layer):

@@ -87,6 +87,11 @@ def finish(model: Detector, prefix: Prefix, last_only: bool = False) -> Outputs:
     return stages(*model.predict(list(end.hidden[first:]), list(end.references[first:])), proposals)
 
 
+def asked_as(prefix: Prefix, other: Prefix) -> Prefix:
+    """Before the decoder, with the queries of another model, which a second stage may choose otherwise."""
+    return replace(prefix, queries=other.queries, content=other.content, reference=other.reference)
+
+
 def site_place(site: Site) -> Place:
     """The last place from which the site is still to come.
 

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from greedyprune.models.detector import Detector
 from greedyprune.pruning.cut import SiteCut, cut_tensors
-from greedyprune.pruning.distill import distill
-from greedyprune.pruning.prefix import Prefix, begin
+from greedyprune.pruning.mend import mend
 from greedyprune.pruning.scorers import Given, make_cuts
 from greedyprune.pruning.transplant import rebuilt
+from greedyprune.search.images import Images
 from greedyprune.search.record import Record
 from greedyprune.search.steps import is_mended
 
@@ -23,14 +22,22 @@ class Cutter:
         given: the dense detector and calibration images.
         scorer: how a site is cut.
         refit: what reads the kept channels is solved again.
-        distill_steps: steps of mending.
+        mend_steps: steps of mending.
+        lessons: makes the images that a slim model is mended on; asked for once, when they are needed.
         doing: is told what takes time.
     """
 
     def __init__(
-        self, given: Given, scorer: str, refit: bool, distill_steps: int, doing: Callable[[str], None]
+        self,
+        given: Given,
+        scorer: str,
+        refit: bool,
+        mend_steps: int,
+        lessons: Callable[[], Images],
+        doing: Callable[[str], None],
     ) -> None:
-        self.given, self.scorer, self.refit, self.distill_steps, self.doing = given, scorer, refit, distill_steps, doing
+        self.given, self.scorer, self.refit, self.mend_steps, self.doing = given, scorer, refit, mend_steps, doing
+        self._open_lessons = lessons
         self._mended: tuple[Mapping[str, int], dict[str, Tensor]] | None = None
 
     @cached_property
@@ -38,6 +45,12 @@ class Cutter:
         """How every site is cut, by its name."""
         self.doing("statistics of the calibration images")
         return make_cuts(self.scorer, self.given, self.refit)
+
+    @cached_property
+    def lessons(self) -> Images:
+        """The images that slim models are mended on."""
+        self.doing("images to mend with")
+        return self._open_lessons()
 
     def tensors(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
         """The tensors of sites at widths; see `cut_tensors`."""
@@ -48,16 +61,11 @@ class Cutter:
         if self._mended is None or self._mended[0] != widths:
             tensors = self.tensors(widths)
             slim = self._with(widths, tensors)
-            features: list[Prefix] = []
-            if self.cuts_backbone(widths):
-                self.doing("calibration images through the slim backbone")
-                with torch.no_grad():
-                    features = [begin(slim.features(images)) for images in self.given.images()]
-            self.doing(f"mending, {self.distill_steps} steps")
-            distill(self.given.model, slim, self.given.prefixes, self.distill_steps, features)
-            trained = ("transformer.encoder.layers.", "transformer.decoder.layers.")
-            learned = {name: p.detach() for name, p in slim.named_parameters() if name.startswith(trained)}
-            self._mended = dict(widths), tensors | learned
+            images = self.lessons.pictures if self.cuts_backbone(widths) else None
+            prefixes = (prefix for prefix, _ in self.lessons.batches(self.given.model))
+            learned = mend(self.given.model, slim, prefixes, self.mend_steps, images, self.doing)
+            state = slim.state_dict()
+            self._mended = dict(widths), tensors | {name: state[name].detach() for name in learned}
         return self._mended[1]
 
     def slim(self, record: Record | None) -> Detector:

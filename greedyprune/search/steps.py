@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from math import log
 from typing import Any
+
+import numpy as np
 
 from greedyprune.errors import UserError
 from greedyprune.search.record import Proposal, Record
@@ -13,7 +16,9 @@ HALVINGS = 6  # of the interval of budgets: the least that holds is found to wit
 PACES = (0.04, 0.02, 0.01)  # shares of the sites' cost that a move tries to save, one after another
 SEARCHED = ("budget", "move", "mend")  # the phases of the search itself; what is asked beyond it comes after them
 SAMPLERS = ("tpe", "nsgaii")
-DEEPEST = 0.5  # the least share of the best unmended budget that mending is tried at
+HEALED = 3.5  # times the damage that the best unmended widths do is what mended ones are first tried with
+MEND_PACE = 0.04  # share of the sites' cost by which the next mended widths differ while all held, or none
+FAILED_MENDS = 3  # after so many the search is at its end
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,8 @@ class GlobalOptions:
         conv_step: channels by which that of a backbone site changes.
         scorer: how a site is cut.
         refit: what reads the kept channels is solved again.
-        distill_steps: steps of mending; 0: none.
-        mends: mended proposals, from the best unmended one to fewer channels; with a budget there is one.
+        mend_steps: steps of mending; 0: none.
+        mends: mended proposals that are to hold, narrower than the best unmended one; with a budget one is tried.
         seed: of everything that is drawn.
         pareto: proposals that spread over all budgets, after the search.
         refine: proposals by one of Optuna's samplers, after those.
@@ -49,7 +54,7 @@ class GlobalOptions:
     conv_step: int
     scorer: str
     refit: bool
-    distill_steps: int
+    mend_steps: int
     mends: int
     seed: int
     pareto: int = 0
@@ -127,7 +132,7 @@ def next_step(
     First the budget: the interval between the least share of the cost that held and the greatest that did not is
     halved. Then moves: from the best proposal they try to save `PACES` of the cost, a smaller pace after each that did
     not hold, until the smallest one has failed or the rounds are spent; within a given budget they save nothing, and
-    the first that is no better is the last. Then mending: the share is halved again, now below the best.
+    the first that is no better is the last. Then mending, of narrower widths than the best: see `_next_mend`.
 
     That is the search for one tolerance or one budget; nothing that is asked beyond it changes it. `pareto` goes on
     with the middle of the widest gap between shares whose AP is known, dense among them, and `refine` with what a
@@ -166,19 +171,54 @@ def _next_searched(options: GlobalOptions, budget_share: float | None, records: 
     if budget_share is not None and not tried:
         return Step("budget", 0, budget_share)
     if budget_share is None and len(tried) < HALVINGS:
-        return Step("budget", len(tried), _halve(tried, 0.0, 1.0))
+        return Step("budget", len(tried), _halve(tried))
     unmended = best_record(records, mended=False)
     mends = proposals(records, "mend")
     if not mends:
         move = _next_move(options, budget_share, unmended, proposals(records, "move"))
         if move is not None:
             return move
-    if not options.distill_steps or len(mends) >= (options.mends if budget_share is None else 1):
+    if not options.mend_steps or not options.mends:
         return None
     if budget_share is not None:
-        return Step("mend", 0, budget_share)
-    high = 1.0 if unmended is None else share_of(unmended)
-    return Step("mend", len(mends), _halve(mends, DEEPEST * high, high))
+        return None if mends else Step("mend", 0, budget_share)
+    return _next_mend(options, unmended, tried, mends)
+
+
+def _next_mend(
+    options: GlobalOptions, unmended: Record | None, tried: Sequence[Proposal], mends: Sequence[Proposal]
+) -> Step | None:
+    """Mended widths whose damage, unmended, is `HEALED` times that of the best; then narrower ones while they hold.
+
+    Mending is dear, so as few as are wanted are tried: what fails is followed by something wider.
+    """
+    held = sum(mend.holds for mend in mends)
+    if held >= options.mends or len(mends) - held >= FAILED_MENDS:
+        return None
+    low, high = 0.0, 1.0 if unmended is None else share_of(unmended)
+    asked = _healed_share(unmended, tried)
+    for mend in mends:
+        low, high = (low, asked) if mend.holds else (asked, high)
+        if not low:
+            asked -= MEND_PACE
+        elif high - low > 2 * MEND_PACE:
+            asked = low + MEND_PACE
+        else:
+            asked = (low + high) / 2
+    return Step("mend", len(mends), asked) if high - low > MEND_PACE / 4 and asked > 0 else None
+
+
+def _healed_share(unmended: Record | None, tried: Sequence[Proposal]) -> float:
+    """Where the damage that the table predicts is `HEALED` times that of the best; its logarithm is linear between."""
+    known = sorted((p.share, p.predicted) for p in tried if p.predicted)
+    if unmended is None or len(known) < 2:
+        return max((p.share for p in tried), default=1.0)
+    shares, logs = [share for share, _ in known], [log(damage) for _, damage in known]
+    aim = np.interp(share_of(unmended), shares, logs) + log(HEALED)
+    # Beyond the least share that was tried the damage rises as between the two least.
+    slope = min((logs[1] - logs[0]) / (shares[1] - shares[0]), -1e-9)
+    beyond = shares[0] + (aim - logs[0]) / slope
+    return float(beyond if aim > logs[0] else np.interp(-aim, [-log_ for log_ in logs], shares))
 
 
 def share_of(record: Record) -> float:
@@ -187,7 +227,8 @@ def share_of(record: Record) -> float:
     return record.origin.share
 
 
-def _halve(tried: Sequence[Proposal], low: float, high: float) -> float:
+def _halve(tried: Sequence[Proposal]) -> float:
+    low, high = 0.0, 1.0
     for proposal in tried:
         asked = (low + high) / 2
         low, high = (low, asked) if proposal.holds else (asked, high)

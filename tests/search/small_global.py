@@ -13,7 +13,7 @@ OPTIONS = GlobalOptions(
     conv_step=8,
     scorer="basis",
     refit=True,
-    distill_steps=10,
+    mend_steps=10,
     mends=3,
     seed=0,
 )

@@ -58,7 +58,15 @@ def arguments(data: Path, output: Path, schedule: str = "gp") -> list[str]:
     sizes = {"subset_images": 6, "score_images": 2, "attn_step": 4, "ffn_step": 128, "batch_size": 8}
     own = {
         "gp": {"num_evaluate": 40},
-        "global": {"calib_images": 4, "rounds": 3, "distill_steps": 2, "mends": 2, "pareto": 2, "refine": 2},
+        "global": {
+            "calib_images": 4,
+            "rounds": 3,
+            "mend_steps": 2,
+            "mend_images": 4,
+            "mends": 2,
+            "pareto": 2,
+            "refine": 2,
+        },
     }
     flags = [word for name, value in (sizes | own[schedule]).items() for word in (f"--{name}", str(value))]
     flags += ["--schedule", schedule]

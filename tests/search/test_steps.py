@@ -7,9 +7,13 @@ import pytest
 
 from greedyprune.errors import UserError
 from greedyprune.search.record import Proposal, Record
-from greedyprune.search.steps import GlobalOptions, Step, asks_more, best_record, next_step
+from greedyprune.search.steps import HEALED, GlobalOptions, Step, asks_more, best_record, next_step
 
 from .small_global import OPTIONS
+
+
+def damage(share: float) -> float:
+    return 1 / share - 1
 
 
 def played(options: GlobalOptions, least: float, mended: float, budget: float | None = None) -> list[Record]:
@@ -19,7 +23,7 @@ def played(options: GlobalOptions, least: float, mended: float, budget: float | 
         holds = step.share >= (mended if step.phase == "mend" else least)
         if budget is not None:
             holds = step.number == 0
-        origin = Proposal(step.phase, step.number, step.share, 0.0, holds)
+        origin = Proposal(step.phase, step.number, step.share, damage(step.share), holds)
         records.append(Record(origin, {}, 0.5, 0.5, 0.5, 1, 1, 1, 1.0))
     return records
 
@@ -30,7 +34,7 @@ def shares(records: list[Record], phase: str) -> list[float]:
 
 @pytest.mark.parametrize("least", [0.01, 0.33, 0.5, 0.77, 0.999])
 def test_halving_finds_the_least_budget_to_a_64th(least: float) -> None:
-    records = played(replace(OPTIONS, rounds=0, distill_steps=0), least, 2.0)
+    records = played(replace(OPTIONS, rounds=0, mend_steps=0), least, 2.0)
     tried = shares(records, "budget")
     assert len(tried) == len(records) == 6
     best = best_record(records)
@@ -39,22 +43,36 @@ def test_halving_finds_the_least_budget_to_a_64th(least: float) -> None:
 
 
 def test_moves_go_on_from_the_best_by_smaller_paces_and_end_when_the_smallest_fails() -> None:
-    records = played(replace(OPTIONS, distill_steps=0), 0.40, 2.0)
+    records = played(replace(OPTIONS, mend_steps=0), 0.40, 2.0)
     moves = shares(records, "move")
     assert moves == pytest.approx([0.40625 - 0.04, 0.40625 - 0.02, 0.40625 - 0.01])
-    assert len(shares(played(replace(OPTIONS, rounds=2, distill_steps=0), 0.40, 2.0), "move")) == 2
+    assert len(shares(played(replace(OPTIONS, rounds=2, mend_steps=0), 0.40, 2.0), "move")) == 2
 
 
-def test_mending_goes_below_the_best_unmended_budget() -> None:
-    records = played(replace(OPTIONS, rounds=0), 0.6, 0.45)
+@pytest.mark.parametrize("mended", [0.05, 0.3, 0.4, 0.5, 0.55])
+def test_one_mended_model_is_wanted_and_what_fails_is_followed_by_something_wider(mended: float) -> None:
+    records = played(replace(OPTIONS, rounds=0, mends=1), 0.6, mended)
     unmended = best_record(records, mended=False)
     assert unmended is not None
     high = unmended.origin.share
-    assert shares(records, "mend") == pytest.approx([0.75 * high, 0.625 * high, 0.6875 * high][: len(records)], abs=0.1)
+    tried = shares(records, "mend")
+    assert damage(tried[0]) == pytest.approx(HEALED * damage(high), rel=0.25)
+    assert tried == sorted(tried)
+    assert len(tried) <= 3
+    assert all(share < mended for share in tried[:-1])
     best = best_record(records)
     assert best is not None
-    assert best.origin.phase == "mend"
-    assert 0.45 <= best.origin.share < high
+    assert best.origin.share == (tried[-1] if tried[-1] >= mended else high)
+
+
+def test_more_mended_models_grow_narrower_until_enough_hold_or_the_next_one_is_the_same() -> None:
+    tried = shares(played(replace(OPTIONS, rounds=0, mends=3), 0.6, 0.05), "mend")
+    assert tried == sorted(tried, reverse=True)
+    assert len(tried) == 3
+    tried = shares(played(replace(OPTIONS, rounds=0, mends=9), 0.6, 0.27), "mend")
+    held = [share for share in tried if share >= 0.27]
+    assert len(tried) - len(held) <= 3
+    assert 0.27 <= min(held) < 0.29
 
 
 def test_nothing_holds_and_the_dense_model_stays() -> None:
@@ -78,7 +96,7 @@ def test_the_next_step_is_the_same_after_any_number_of_trials() -> None:
 
 
 def test_beyond_the_search_the_widest_gap_between_measured_budgets_is_halved() -> None:
-    options = replace(OPTIONS, rounds=0, distill_steps=0)
+    options = replace(OPTIONS, rounds=0, mend_steps=0)
     searched = played(options, 0.5, 2.0)
     records = played(replace(options, pareto=9), 0.5, 2.0)
     assert records[: len(searched)] == searched
@@ -96,7 +114,7 @@ def test_what_is_asked_beyond_the_search_may_be_asked_later_and_changes_nothing_
     assert not asks_more(early, records)
     assert asks_more(late, records)
     while (step := next_step(late, None, records)) is not None:
-        origin = Proposal(step.phase, step.number, step.share, 0.0, step.share >= 0.5)
+        origin = Proposal(step.phase, step.number, step.share, damage(step.share), step.share >= 0.5)
         records.append(Record(origin, {}, 0.5, 0.5, 0.5, 1, 1, 1, 1.0))
     assert records == at_once
     assert [r.origin.phase for r in records[-8:] if isinstance(r.origin, Proposal)] == ["pareto"] * 4 + ["refine"] * 4
@@ -104,7 +122,7 @@ def test_what_is_asked_beyond_the_search_may_be_asked_later_and_changes_nothing_
 
 
 def test_a_better_trial_beyond_the_search_does_not_start_the_search_again() -> None:
-    options = replace(OPTIONS, distill_steps=0, pareto=1)
+    options = replace(OPTIONS, mend_steps=0, pareto=1)
     records = played(options, 2.0, 2.0)  # nothing holds, so nothing was moved
     assert isinstance(records[-1].origin, Proposal)
     records[-1] = replace(records[-1], origin=replace(records[-1].origin, holds=True))

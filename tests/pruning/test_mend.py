@@ -1,0 +1,89 @@
+"""Mending brings a slim model's answers nearer to the dense one's, and touches nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms.functional import pil_to_tensor
+
+from greedyprune import load_model
+from greedyprune.cli import DEMO_MODEL
+from greedyprune.data.shapes import draw_scene
+from greedyprune.data.transforms import Normalise
+from greedyprune.models import Detector
+from greedyprune.pruning.damage import divergence
+from greedyprune.pruning.mend import mend
+from greedyprune.pruning.prefix import Prefix, begin
+from greedyprune.pruning.sites import list_sites
+from greedyprune.pruning.transplant import transplant
+
+from .test_prefix import MODELS, detector
+
+IMAGES = [[torch.randn(3, 64, 96), torch.randn(3, 48, 80)], [torch.randn(3, 64, 64)] * 2, [torch.randn(3, 48, 96)]]
+
+
+def halved(model: Detector, prune: str = "transformer") -> Detector:
+    """The first half of every group's channels."""
+    kept = {}
+    for site in list_sites(model, prune):
+        first = range(0, site.width, site.group_width)
+        kept[site.name] = [start + channel for start in first for channel in range((site.group_width + 1) // 2)]
+    return transplant(model, kept)
+
+
+def prefixes(model: Detector, images: list[list[torch.Tensor]]) -> list[Prefix]:
+    with torch.no_grad():
+        return [begin(model.features(batch)) for batch in images]
+
+
+def distance(slim: Detector, dense: Detector, images: list[list[torch.Tensor]]) -> float:
+    with torch.no_grad():
+        return sum(divergence(slim(batch), dense(batch)).sum().item() for batch in images)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("prune", ["transformer", "all"])
+def test_layers_and_cut_blocks_learn_and_nothing_else(kind: str, prune: str) -> None:
+    dense = detector(kind)
+    slim = halved(dense, prune)
+    before = {name: tensor.clone() for name, tensor in slim.state_dict().items()}
+    own = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    takes = [parameter.requires_grad for parameter in slim.parameters()]
+    images = None if prune == "transformer" else lambda: IMAGES
+    learned = mend(dense, slim, prefixes(dense, IMAGES), 4, images)
+    parts = ("transformer.encoder.layers.", "transformer.decoder.layers.", "backbone.0.body.layer")
+    assert learned
+    assert all(name.startswith(parts[: 2 if images is None else 3]) for name in learned)
+    changed = {name for name, tensor in slim.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed <= set(learned)
+    assert len(changed) > len(learned) / 2
+    assert all(torch.equal(tensor, own[name]) for name, tensor in dense.state_dict().items())
+    assert takes == [parameter.requires_grad for parameter in slim.parameters()]
+    assert all(parameter.grad is None for model in (dense, slim) for parameter in model.parameters())
+
+    again = halved(dense, prune)
+    mend(dense, again, prefixes(dense, IMAGES), 4, images)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in slim.state_dict().items())
+
+
+def test_a_model_that_is_not_cut_learns_nothing() -> None:
+    dense = detector()
+    assert mend(dense, transplant(dense, {}), prefixes(dense, IMAGES), 3) == []
+
+
+@pytest.mark.parametrize("prune", ["transformer", "backbone"])
+def test_the_demo_answers_unseen_images_more_like_the_dense_one(prune: str) -> None:
+    dense = load_model(DEMO_MODEL)
+    slim = halved(dense, prune)
+    *learned, unseen = scenes(7)
+    before = distance(slim, dense, [unseen])
+    mend(dense, slim, prefixes(dense, learned), 24, None if prune == "transformer" else lambda: learned)
+    assert distance(slim, dense, [unseen]) < 0.6 * before
+
+
+def scenes(number: int) -> list[list[torch.Tensor]]:
+    """Generated images, normalised, in batches of 8."""
+    draw, normalise = np.random.default_rng(0), Normalise()
+    none = {"boxes": tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(160, 160))}
+    drawn = [normalise(pil_to_tensor(draw_scene(draw)[0]), none)[0] for _ in range(8 * number)]
+    return [drawn[start : start + 8] for start in range(0, len(drawn), 8)]
