@@ -78,7 +78,7 @@ def test_the_demo_answers_unseen_images_more_like_the_dense_one(prune: str) -> N
     *learned, unseen = scenes(7)
     before = distance(slim, dense, [unseen])
     mend(dense, slim, prefixes(dense, learned), 24, None if prune == "transformer" else lambda: learned)
-    assert distance(slim, dense, [unseen]) < 0.6 * before
+    assert distance(slim, dense, [unseen]) < 0.8 * before
 
 
 def scenes(number: int) -> list[list[torch.Tensor]]:
