@@ -17,7 +17,7 @@ PACES = (0.04, 0.02, 0.01)  # shares of the sites' cost that a move tries to sav
 SEARCHED = ("budget", "move", "mend")  # the phases of the search itself; what is asked beyond it comes after them
 SAMPLERS = ("tpe", "nsgaii")
 HEALED = 3.5  # times the damage that the best unmended widths do is what mended ones are first tried with
-MEND_PACE = 0.04  # share of the sites' cost by which the next mended widths differ while all held, or none
+MEND_PACE = 0.04  # share of the sites' cost by which mended widths get narrower while all held
 FAILED_MENDS = 3  # after so many the search is at its end
 
 
@@ -182,30 +182,38 @@ def _next_searched(options: GlobalOptions, budget_share: float | None, records: 
         return None
     if budget_share is not None:
         return None if mends else Step("mend", 0, budget_share)
-    return _next_mend(options, unmended, tried, mends)
+    return _next_mend(options, unmended, tried, [record for record in records if is_mended(record)])
 
 
 def _next_mend(
-    options: GlobalOptions, unmended: Record | None, tried: Sequence[Proposal], mends: Sequence[Proposal]
+    options: GlobalOptions, unmended: Record | None, tried: Sequence[Proposal], mended: Sequence[Record]
 ) -> Step | None:
     """Mended widths whose damage, unmended, is `HEALED` times that of the best; then narrower ones while they hold.
 
     Mending is dear, so as few as are wanted are tried: what fails is followed by something wider.
     """
-    held = sum(mend.holds for mend in mends)
-    if held >= options.mends or len(mends) - held >= FAILED_MENDS:
+    held = sum(mend.holds for mend in proposals(mended))
+    if held >= options.mends or len(mended) - held >= FAILED_MENDS:
         return None
     low, high = 0.0, 1.0 if unmended is None else share_of(unmended)
     asked = _healed_share(unmended, tried)
-    for mend in mends:
-        low, high = (low, asked) if mend.holds else (asked, high)
-        if not low:
-            asked -= MEND_PACE
-        elif high - low > 2 * MEND_PACE:
-            asked = low + MEND_PACE
+    for record, mend in zip(mended, proposals(mended), strict=True):
+        if mend.holds:
+            high = asked
+            asked = (low + high) / 2 if low else high - MEND_PACE
         else:
-            asked = (low + high) / 2
-    return Step("mend", len(mends), asked) if high - low > MEND_PACE / 4 and asked > 0 else None
+            low = asked
+            asked = low + _missing_share(options, record, low)
+            asked = asked if asked < high else (low + high) / 2
+    return Step("mend", len(mended), asked) if high - low > MEND_PACE / 4 and asked > 0 else None
+
+
+def _missing_share(options: GlobalOptions, record: Record, share: float) -> float:
+    """How much wider must be what failed: on the way up to the dense AP, the AP rises no slower at first than later."""
+    if record.full_map is None:
+        return 2 * MEND_PACE
+    dense = record.target / (1 - options.map_tol)
+    return (1 - share) * (record.target - record.full_map) / max(dense - record.full_map, 1e-9)
 
 
 def _healed_share(unmended: Record | None, tried: Sequence[Proposal]) -> float:

@@ -24,7 +24,8 @@ def played(options: GlobalOptions, least: float, mended: float, budget: float | 
         if budget is not None:
             holds = step.number == 0
         origin = Proposal(step.phase, step.number, step.share, damage(step.share), holds)
-        records.append(Record(origin, {}, 0.5, 0.5, 0.5, 1, 1, 1, 1.0))
+        ap = 0.5 if holds else 0.5 - 0.2 * (mended - step.share if step.phase == "mend" else 0.1)
+        records.append(Record(origin, {}, ap, ap, 0.5, 1, 1, 1, 1.0))
     return records
 
 
@@ -115,7 +116,8 @@ def test_what_is_asked_beyond_the_search_may_be_asked_later_and_changes_nothing_
     assert asks_more(late, records)
     while (step := next_step(late, None, records)) is not None:
         origin = Proposal(step.phase, step.number, step.share, damage(step.share), step.share >= 0.5)
-        records.append(Record(origin, {}, 0.5, 0.5, 0.5, 1, 1, 1, 1.0))
+        ap = 0.5 if origin.holds else 0.48
+        records.append(Record(origin, {}, ap, ap, 0.5, 1, 1, 1, 1.0))
     assert records == at_once
     assert [r.origin.phase for r in records[-8:] if isinstance(r.origin, Proposal)] == ["pareto"] * 4 + ["refine"] * 4
     assert not asks_more(late, records)
