@@ -187,7 +187,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         type=whole_number(0),
         default=2000,
         metavar="N",
-        help="global: training images to mend with; 0: all",
+        help="global: training images to mend with, whose tokens are held in memory; 0: all",
     )
     group = parser.add_argument_group("state and output")
     group.add_argument(
