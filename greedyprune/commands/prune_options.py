@@ -68,7 +68,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         "--ffn_step", type=whole_number(1), default=32, metavar="N", help="channels of an FFN that its width changes by"
     )
     group.add_argument(
-        "--conv_step", type=whole_number(1), default=8, metavar="N", help="channels that a backbone width changes by"
+        "--conv_step", type=whole_number(1), default=16, metavar="N", help="channels that a backbone width changes by"
     )
     group.add_argument(
         "--site_decay",
