@@ -218,7 +218,7 @@ def _missing_share(options: GlobalOptions, record: Record, share: float) -> floa
 
 def _healed_share(unmended: Record | None, tried: Sequence[Proposal]) -> float:
     """Where the damage that the table predicts is `HEALED` times that of the best; its logarithm is linear between."""
-    known = sorted((p.share, p.predicted) for p in tried if p.predicted)
+    known = sorted({p.share: p.predicted for p in tried if p.predicted}.items())  # coarse steps give a share twice
     if unmended is None or len(known) < 2:
         return max((p.share for p in tried), default=1.0)
     shares, logs = [share for share, _ in known], [log(damage) for _, damage in known]

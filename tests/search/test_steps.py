@@ -66,6 +66,15 @@ def test_one_mended_model_is_wanted_and_what_fails_is_followed_by_something_wide
     assert best.origin.share == (tried[-1] if tried[-1] >= mended else high)
 
 
+def test_coarse_steps_that_give_the_same_widths_twice_still_lead_to_mending() -> None:
+    records = played(replace(OPTIONS, rounds=0, mends=1), 0.6, 0.3)
+    assert isinstance(records[0].origin, Proposal)
+    same = [replace(r, origin=replace(records[0].origin, number=r.origin.number)) for r in records[:6]]
+    step = next_step(replace(OPTIONS, rounds=0, mends=1), None, same)
+    assert step is not None
+    assert step.phase == "mend"
+
+
 def test_more_mended_models_grow_narrower_until_enough_hold_or_the_next_one_is_the_same() -> None:
     tried = shares(played(replace(OPTIONS, rounds=0, mends=3), 0.6, 0.05), "mend")
     assert tried == sorted(tried, reverse=True)
