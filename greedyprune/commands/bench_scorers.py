@@ -20,10 +20,9 @@ from greedyprune.cli import (
 from greedyprune.commands.calibration import BATCH, calibration_ids, scoring_ids
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
-from greedyprune.pruning.cut import cut_model
-from greedyprune.pruning.mend import mend
-from greedyprune.pruning.scorers import SCORERS, Given, make_cuts
+from greedyprune.pruning.scorers import SCORERS, Given
 from greedyprune.pruning.sites import Site, list_sites
+from greedyprune.search.cutter import Cutter
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.images import Images, Room
 
@@ -91,11 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             judged.reload(slim)
         return Evaluator(slim, judged, none, none, val.coco).subset_map()[0]
 
-    def mended(slim: Detector) -> Detector:
-        images = None if args.prune == "transformer" else learning.pictures
-        mend(model, slim, (prefix for prefix, _ in learning.batches(model)), args.mend_steps, images)
-        return slim
-
     dense = ap(model)
     table = Table(title=f"AP of {len(judged)} images; dense {dense:.4f}; {len(ids)} calibration images")
     for column in ("scorer", "refit", "mended", "seconds", *columns):
@@ -108,10 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for refit, mends in ((True, True), (True, False), (False, False)):
             if args.mend_steps or not mends:
                 started = time.perf_counter()
-                cuts = make_cuts(scorer, given, refit)
-                slim = [cut_model(model, cuts, widths) for widths in columns.values()]
-                if mends:
-                    slim = [mended(each) for each in slim]
+                cutter = Cutter(given, scorer, refit, args.mend_steps, lambda: learning, lambda text: None)
+                slim = [cutter.model(widths, mends) for widths in columns.values()]
                 seconds = time.perf_counter() - started
                 told = ["yes" if refit else "no", "yes" if mends else "no", f"{seconds:.1f}"]
                 table.add_row(scorer, *told, *(f"{ap(each):.4f}" for each in slim))

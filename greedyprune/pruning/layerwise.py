@@ -29,7 +29,7 @@ def mend_layers(
     own: Sequence[Prefix],
     steps: int,
     tell: Callable[[str], None],
-) -> None:
+) -> list[Prefix]:
     """Train half layer after half layer, in place: of what the mended ones before it give, it makes the dense tokens.
 
     Args:
@@ -39,7 +39,11 @@ def mend_layers(
         own: the same before the slim model's.
         steps: of one batch each, for every half layer.
         tell: is told which one learns.
+
+    Returns:
+        The batches after the dense model's last layer.
     """
+    theirs = list(theirs)
     for place, end in _halves(dense):
         with torch.no_grad():
             theirs = [advance(dense, prefix, place) for prefix in theirs]
@@ -54,6 +58,7 @@ def mend_layers(
             fit(_half(slim, place), losses, steps, RATE)
         with torch.no_grad():
             own = [advance(slim, prefix, end) for prefix in own]
+    return theirs
 
 
 def _halves(model: Detector) -> Iterator[tuple[Place, Place]]:

@@ -5,7 +5,7 @@ all weights of the layers: first half layer after half layer, then all of them t
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -45,12 +45,11 @@ def mend(
     Returns:
         The names of the parameters that learned.
     """
-    if [p.shape for p in slim.parameters()] == [p.shape for p in dense.parameters()]:
+    if slim.cfgs == dense.cfgs:
         return []  # nothing is cut: there is only rounding to learn from
     takes = [parameter.requires_grad for parameter in slim.parameters()]
     slim.requires_grad_(False)
-    theirs = list(prefixes)
-    own = theirs
+    theirs = own = list(prefixes)
     learning = [*slim.transformer.encoder.layers.parameters(), *slim.transformer.decoder.layers.parameters()]
     if images is not None:
         tell("mending the backbone")
@@ -58,19 +57,14 @@ def mend(
         with torch.no_grad():
             own = [begin(slim.features(batch)) for batch in images()]
         learning += [parameter for block in slim.feature_extractor.blocks.values() for parameter in block.parameters()]
-    mend_layers(dense, slim, theirs, own, steps // 2, tell)
+    ends = mend_layers(dense, slim, theirs, own, steps // 2, tell)
     tell(f"mending all layers together, {steps} steps")
-    starts = _over_and_over(own) if images is None else _from_images(slim, images)
-    fit(learning, _losses(dense, slim, theirs, starts), steps, RATE)
+    starts = cycle(own) if images is None else _from_images(slim, images)
+    fit(learning, _losses(dense, slim, ends, starts), steps, RATE)
     for parameter, take in zip(slim.parameters(), takes, strict=True):
         parameter.requires_grad_(take)
     learned = {id(parameter) for parameter in learning}
     return [name for name, parameter in slim.named_parameters() if id(parameter) in learned]
-
-
-def _over_and_over(prefixes: Sequence[Prefix]) -> Iterator[Prefix]:
-    while True:
-        yield from prefixes
 
 
 def _from_images(model: Detector, images: Batches) -> Iterator[Prefix]:
@@ -79,43 +73,30 @@ def _from_images(model: Detector, images: Batches) -> Iterator[Prefix]:
             yield begin(model.features(batch))
 
 
-def _losses(dense: Detector, slim: Detector, theirs: Sequence[Prefix], starts: Iterator[Prefix]) -> Iterator[Tensor]:
+def _losses(dense: Detector, slim: Detector, ends: Sequence[Prefix], starts: Iterator[Prefix]) -> Iterator[Tensor]:
     """How far the slim model's answers are from the dense one's, batch after batch.
 
     For every decoder layer logits (binary cross entropy with the dense model's chances), boxes (L1, as much as the
     dense query is confident) and, with a small weight, hidden states.
-    """
-    known: list[tuple[Prefix, Outputs, list[Tensor]]] = []
-    for step in count():
-        number = step % len(theirs)
-        if number == len(known):
-            with torch.no_grad():
-                known.append(_run(dense, theirs[number]))
-        asked, target, aims = known[number]
-        _, outputs, states = _run(slim, next(starts), asked)
-        yield _loss(outputs, states, target, aims, theirs[number])
-
-
-def _run(model: Detector, prefix: Prefix, asked: Prefix | None = None) -> tuple[Prefix, Outputs, list[Tensor]]:
-    """The batch before the decoder, the answer, and the memory with the decoder's states.
 
     Args:
-        model: the detector.
-        prefix: before its first encoder layer.
-        asked: the batch before the decoder of a model whose queries are asked; None: the model's own are.
+        dense: the dense model.
+        slim: the slim one.
+        ends: the batches after the dense model's last layer.
+        starts: the same batches, over and over, before the slim model's first one.
     """
-    start = advance(model, prefix, Place(True, 0))
-    if asked is not None:
-        start = asked_as(start, asked)
-    end = advance(model, start, Place(True, len(model.transformer.decoder.layers)))
-    return start, finish(model, end), [start.tokens, *end.hidden]
+    with torch.no_grad():
+        answers = [finish(dense, end) for end in ends]
+    for start, (aim, answer) in zip(starts, cycle(zip(ends, answers, strict=True)), strict=False):
+        end = advance(slim, asked_as(advance(slim, start, Place(True, 0)), aim), aim.place)
+        yield _loss(finish(slim, end), end, answer, aim)
 
 
-def _loss(outputs: Outputs, states: list[Tensor], target: Outputs, aims: list[Tensor], prefix: Prefix) -> Tensor:
-    shown = slice(None) if prefix.mask is None else prefix.mask.flatten(1)
-    loss = HIDDEN_WEIGHT * F.mse_loss(states[0][shown], aims[0][shown])
-    for state, aim in zip(states[1:], aims[1:], strict=True):
-        loss = loss + HIDDEN_WEIGHT * F.mse_loss(state, aim)
+def _loss(outputs: Outputs, end: Prefix, target: Outputs, aim_end: Prefix) -> Tensor:
+    shown = slice(None) if aim_end.mask is None else aim_end.mask.flatten(1)
+    loss = HIDDEN_WEIGHT * F.mse_loss(end.tokens[shown], aim_end.tokens[shown])
+    for state, wanted in zip(end.hidden, aim_end.hidden, strict=True):
+        loss = loss + HIDDEN_WEIGHT * F.mse_loss(state, wanted)
     stages = zip((outputs, *outputs["aux_outputs"]), (target, *target["aux_outputs"]), strict=True)
     for own, aim in stages:
         chance = aim["pred_logits"].sigmoid()

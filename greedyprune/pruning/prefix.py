@@ -88,8 +88,10 @@ def finish(model: Detector, prefix: Prefix, last_only: bool = False) -> Outputs:
 
 
 def asked_as(prefix: Prefix, other: Prefix) -> Prefix:
-    """Before the decoder, with the queries of another model, which a second stage may choose otherwise."""
-    return replace(prefix, queries=other.queries, content=other.content, reference=other.reference)
+    """Before the decoder, with the queries of another model, wherever that is; a second stage chooses its own."""
+    queries = other.queries
+    assert queries is not None
+    return replace(prefix, queries=queries, content=queries.content, reference=queries.reference)
 
 
 def site_place(site: Site) -> Place:

@@ -70,9 +70,11 @@ class Cutter:
 
     def slim(self, record: Record | None) -> Detector:
         """The model of a trial; None: the dense one's twin."""
-        if record is None:
-            return self._with({}, {})
-        return self._with(record.widths, (self.mended if is_mended(record) else self.tensors)(record.widths))
+        return self.model({}, False) if record is None else self.model(record.widths, is_mended(record))
+
+    def model(self, widths: Mapping[str, int], mended: bool) -> Detector:
+        """A slim model, mended or as it was cut."""
+        return self._with(widths, (self.mended if mended else self.tensors)(widths) if widths else {})
 
     def _with(self, widths: Mapping[str, int], tensors: Mapping[str, Tensor]) -> Detector:
         model = self.given.model

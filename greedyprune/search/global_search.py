@@ -215,10 +215,8 @@ class GlobalSearch:
         baseline: Baseline,
         skip: bool,
     ) -> tuple[float, float | None]:
-        # The subset's own dense AP is not that of all images: what it is held to is scaled by their ratio.
-        ratio = baseline.subset_map / baseline.full_map if baseline.full_map > 0 else 1.0
         skip = skip and self.options.budget is None
-        least = (1 - self.options.skip_eval_converge) * target * ratio if skip else 0.0
+        least = (1 - self.options.skip_eval_converge) * target * baseline.subset_ratio if skip else 0.0
         with self.installed(widths, tensors):
             subset_map, found = self.evaluator.subset_map()
             return subset_map, None if subset_map < least else self.evaluator.full_map(found)

@@ -148,8 +148,6 @@ def propose(
     site, model = order[here.site], evaluator.model
     modular = options.schedule == "modular"
     target = site_target(options, order, here.site, baseline.subset_map if modular else baseline.full_map)
-    # The subset's own dense AP is not that of all images: what it is held to is scaled by their ratio.
-    ratio = baseline.subset_map / baseline.full_map if baseline.full_map > 0 and not modular else 1.0
     display.round(site, here.round, len(here.growing), target)
 
     kept, loss, full_map = full_kept(site), None, here.full_map
@@ -170,7 +168,7 @@ def propose(
                 done = is_done(options, site, target, subset_map)
                 full_map = evaluator.full_map(found) if done else None
             else:
-                skipped = skips_full(options, site, target * ratio, subset_map)
+                skipped = skips_full(options, site, target * baseline.subset_ratio, subset_map)
                 full_map = None if skipped else evaluator.full_map(found)
                 done = is_done(options, site, target, full_map)
     widths = {**cost.full, **{name: len(channels) for name, channels in here.kept.items()}, site.name: len(kept)}

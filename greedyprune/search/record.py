@@ -88,6 +88,11 @@ class Baseline:
     image_forwards: int
     seconds: float
 
+    @property
+    def subset_ratio(self) -> float:
+        """AP of the subset by that of all images: what the subset is held to is scaled by it."""
+        return self.subset_map / self.full_map if self.full_map > 0 else 1.0
+
 
 def growths(records: Iterable[Record]) -> list[Growth]:
     """How each proposal of `gp` or `modular` came about."""
