@@ -27,7 +27,7 @@ from greedyprune.data.cache import demo_data
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import train_transform
 from greedyprune.errors import UserError
-from greedyprune.models import MODELS, Detector, ModelInfo, build_model
+from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_model
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
 from greedyprune.training.flags import add_flags, from_flags
 from greedyprune.training.log import TrainLog, duration
@@ -80,6 +80,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
     settings = {
         "model": args.model or "checkpoint",
         "weights": _fingerprint(args.backbone_weights if args.model else args.resume),
+        **({"teacher": _fingerprint(args.teacher)} if args.teacher else {}),
         **{f"model.{name}": value for name, value in model.options.to_dict().items()},
         "cfgs": str(model.cfgs),
         **{f"model.{name}": value for name, value in dataclasses.asdict(model.info).items()},
@@ -87,7 +88,9 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         "training images": feed.images,
         "validation data": val_data.fingerprint,
     }
-    trainer = Trainer(model, feed, Validation(val_data, options, run, world), options, run, world, settings)
+    teacher = load_model(args.teacher) if args.teacher else None
+    validation = Validation(val_data, options, run, world)
+    trainer = Trainer(model, feed, validation, options, run, world, settings, teacher)
     position = trainer.position
     if position.finished:
         return position
@@ -172,6 +175,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_data_arguments(parser, TrainOptions.batch_size)
     add_device_arguments(parser)
     group = parser.add_argument_group("training", "--batch_size is of one optimizer step, over all processes")
+    group.add_argument(
+        "--teacher", type=Path, metavar="PATH",
+        help="checkpoint of the dense detector that a slim one was cut from: its answers are learned beside the labels",
+    )  # fmt: skip
     add_flags(group, TrainOptions, leave_out=_SHARED)
     add_flags(parser.add_argument_group("run"), RunOptions, leave_out=_SHARED)
     parser.set_defaults(resume=None)

@@ -17,6 +17,7 @@ from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.predict import AMP_DTYPES, predict_detections
 from greedyprune.evaluation.profile import count_flops, count_parameters, measure_latency
 from greedyprune.models import Detector
+from greedyprune.models.deploy import deployed
 
 
 def subset_ids(image_ids: Sequence[int], n: int, seed: int = 0) -> list[int]:
@@ -102,7 +103,7 @@ def evaluate(
     backend: str = "auto",
     progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
 ) -> EvalResult:
-    """Evaluate a detector on the device where it is.
+    """Evaluate a detector on the device where it is, as it is `deployed`.
 
     Args:
         model: a detector.
@@ -126,7 +127,8 @@ def evaluate(
     place = {image: index for index, image in enumerate(dataset.image_ids)}
     subset = Subset(dataset, [place[image] for image in chosen])
     loader: Iterable[Any] = make_loader(subset, batch_size, num_workers=num_workers)
-    found = predict_detections(model, loader if progress is None else progress(loader), device, amp=amp)
+    fast = deployed(model)
+    found = predict_detections(fast, loader if progress is None else progress(loader), device, amp=amp)
     size = typical_size(dataset, chosen)
     params, transformer_params = count_parameters(model)
     flops, transformer_flops = count_flops(model, size)
@@ -136,7 +138,7 @@ def evaluate(
         transformer_params=transformer_params,
         flops=flops,
         transformer_flops=transformer_flops,
-        latency_ms=measure_latency(model, size, runs=latency_runs, amp=amp) if latency_runs else None,
+        latency_ms=measure_latency(fast, size, runs=latency_runs, amp=amp) if latency_runs else None,
         device=describe_device(device),
         threads=torch.get_num_threads(),
         dtype=str(AMP_DTYPES.get(amp or "none", next(model.parameters()).dtype)).removeprefix("torch."),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import cycle
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from greedyprune.models.batch import as_batch
+from greedyprune.models.deploy import deployed
 from greedyprune.models.detector import Detector
 from greedyprune.models.layers import Layer
 from greedyprune.pruning.fit import fit
 from greedyprune.pruning.prefix import Place, Prefix, advance, asked_as
+from greedyprune.pruning.shelf import Shelf
 
 RATE = 2e-3  # of Adam, for half a layer
 BLOCK_RATE = 1e-3  # for a block of the backbone
@@ -25,40 +27,35 @@ Batches = Callable[[], Iterable[Sequence[Tensor]]]
 def mend_layers(
     dense: Detector,
     slim: Detector,
-    theirs: Sequence[Prefix],
-    own: Sequence[Prefix],
+    theirs: Shelf[Prefix],
+    own: Shelf[Prefix],
     steps: int,
     tell: Callable[[str], None],
-) -> list[Prefix]:
+) -> None:
     """Train half layer after half layer, in place: of what the mended ones before it give, it makes the dense tokens.
 
     Args:
         dense: the dense model.
         slim: one with the same layers, none of whose parameters takes gradients.
-        theirs: batches of images before the dense model's first encoder layer.
-        own: the same before the slim model's.
+        theirs: batches of images before the dense model's first encoder layer; afterwards they are after its last one.
+        own: the same before the slim model's, and after it.
         steps: of one batch each, for every half layer.
         tell: is told which one learns.
-
-    Returns:
-        The batches after the dense model's last layer.
     """
-    theirs = list(theirs)
     for place, end in _halves(dense):
         with torch.no_grad():
-            theirs = [advance(dense, prefix, place) for prefix in theirs]
-            own = [advance(slim, prefix, place) for prefix in own]
+            theirs.replace(partial(advance, dense, place=place))
+            own.replace(partial(advance, slim, place=place))
             if place == Place(True, 0):
-                own = [asked_as(prefix, other) for prefix, other in zip(own, theirs, strict=True)]
-            theirs = [advance(dense, prefix, end) for prefix in theirs]
+                own.replace(asked_as, theirs)
+            theirs.replace(partial(advance, dense, place=end))
         if _differs(advance(slim, own[0], end), theirs[0]):
             tell(f"mending {place}")
-            pairs = cycle(zip(own, theirs, strict=True))
+            pairs = zip(own.forever(), theirs.forever(), strict=True)
             losses = (_error(advance(slim, prefix, end), aim) for prefix, aim in pairs)
             fit(_half(slim, place), losses, steps, RATE)
         with torch.no_grad():
-            own = [advance(slim, prefix, end) for prefix in own]
-    return theirs
+            own.replace(partial(advance, slim, place=end))
 
 
 def _halves(model: Detector) -> Iterator[tuple[Place, Place]]:
@@ -102,8 +99,9 @@ def mend_blocks(dense: Detector, slim: Detector, images: Batches, steps: int) ->
         images: goes through batches of images.
         steps: of one batch each.
     """
-    pairs = list(zip(dense.feature_extractor.blocks.values(), slim.feature_extractor.blocks.values(), strict=True))
-    cut = [(block, own) for block, own in pairs if _shapes(block) != _shapes(own)]
+    theirs, ours = dense.feature_extractor.blocks, slim.feature_extractor.blocks
+    fast = deployed(dense).feature_extractor
+    cut = [(fast.blocks[name], own) for name, own in ours.items() if _shapes(theirs[name]) != _shapes(own)]
     device = next(dense.parameters()).device
     seen: dict[nn.Module, tuple[tuple[Any, ...], Tensor]] = {}
 
@@ -114,7 +112,7 @@ def mend_blocks(dense: Detector, slim: Detector, images: Batches, steps: int) ->
         while True:
             for batch in images():
                 with torch.no_grad():
-                    dense.feature_extractor.pyramid(as_batch(batch).to(device))
+                    fast.pyramid(as_batch(batch).to(device))
                 yield torch.stack([F.mse_loss(own(*seen[block][0]), seen[block][1]) for block, own in cut]).sum()
 
     with ExitStack() as stack:

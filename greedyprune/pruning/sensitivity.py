@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from greedyprune.models.answers import BOX_WEIGHT
 from greedyprune.models.detector import Outputs
 
 PROJECTIONS = 2  # random signs for each image
-BOX_WEIGHT = 5.0  # of a box coordinate against a logit: DETR's weight of the L1 loss
 TOKEN_SHARE = 0.9  # of a token's weight is its sensitivity; the rest is the same for all, so that none is forgotten
 CHANNEL_SHARE = 0.5  # of the metric of the channels; the rest is the identity
 

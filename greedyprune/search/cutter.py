@@ -63,7 +63,8 @@ class Cutter:
             slim = self._with(widths, tensors)
             images = self.lessons.pictures if self.cuts_backbone(widths) else None
             prefixes = (prefix for prefix, _ in self.lessons.batches(self.given.model))
-            learned = mend(self.given.model, slim, prefixes, self.mend_steps, images, self.doing)
+            room = self.lessons.spare
+            learned = mend(self.given.model, slim, prefixes, self.mend_steps, images, self.doing, room)
             state = slim.state_dict()
             self._mended = dict(widths), tensors | {name: state[name].detach() for name in learned}
         return self._mended[1]

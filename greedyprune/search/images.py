@@ -9,9 +9,11 @@ from torch.utils.data import Subset
 
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import make_loader
+from greedyprune.models.deploy import deployed
 from greedyprune.models.detector import Detector
 from greedyprune.models.matcher import Target
 from greedyprune.pruning.prefix import Place, Prefix, advance, begin
+from greedyprune.pruning.shelf import storages
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 Targets = list[dict[str, Any]]
@@ -96,14 +98,19 @@ class Images:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def spare(self) -> int:
+        """Bytes of the room that nothing takes."""
+        return max(0, self._room.size - self._room.used)
+
     def reload(self, model: Detector) -> None:
         """Start anew because the backbone, or anything before the first encoder layer, has changed."""
         while self.start:
             self.drop()
         self.place = BEGINNING
-        loader = self._loader(0)
+        loader, extractor = self._loader(0), deployed(model)
         for images, targets in self._progress(loader) if self._progress else loader:
-            prefix = self._begin(model, images)
+            prefix = self._begin(extractor, images)
             if not self._room.take(self, _size(prefix)):
                 break
             self.start.append((prefix, targets))
@@ -146,8 +153,9 @@ class Images:
         if kept * self._batch_size < len(self):
             if self._rest is None or self._rest[0] != kept:
                 self._rest = kept, self._loader(kept)
+            extractor = deployed(model)
             for images, targets in self._rest[1]:
-                yield _advance(model, self._begin(model, images), self.place), targets
+                yield _advance(model, self._begin(extractor, images), self.place), targets
 
     def labelled(self, model: Detector) -> Iterator[tuple[Prefix, list[Target]]]:
         """The same, with what a criterion reads of the targets."""
@@ -169,9 +177,9 @@ class Images:
         items = self._items[left_out * self._batch_size :]
         return make_loader(Subset(self._dataset, items), self._batch_size, num_workers=self._num_workers)
 
-    def _begin(self, model: Detector, images: Sequence[Tensor]) -> Prefix:
+    def _begin(self, extractor: Detector, images: Sequence[Tensor]) -> Prefix:
         with torch.no_grad():  # not inference mode: calibration goes backwards through what comes after
-            return begin(model.features([image.to(self._device) for image in images]))
+            return begin(extractor.features([image.to(self._device) for image in images]))
 
 
 def _advance(model: Detector, prefix: Prefix, place: Place) -> Prefix:
@@ -181,20 +189,6 @@ def _advance(model: Detector, prefix: Prefix, place: Place) -> Prefix:
 
 def _size(prefix: Prefix, apart_from: Prefix | None = None) -> int:
     """Bytes of a prefix's tensors, each memory counted once, without what it shares with another prefix."""
-    sizes = _storages(prefix)
-    shared = {} if apart_from is None else _storages(apart_from)
+    sizes = storages(prefix)
+    shared = {} if apart_from is None else storages(apart_from)
     return sum(size for place, size in sizes.items() if place not in shared)
-
-
-def _storages(part: Any) -> dict[int, int]:
-    """Bytes of all memory that tensors inside something lie in, by its address."""
-    if isinstance(part, Tensor):
-        storage = part.untyped_storage()
-        return {storage.data_ptr(): storage.nbytes()}
-    if isinstance(part, Prefix):
-        part = vars(part)
-    inner = part.values() if isinstance(part, dict) else part if isinstance(part, tuple | list) else ()
-    sizes: dict[int, int] = {}
-    for each in inner:
-        sizes |= _storages(each)
-    return sizes

@@ -1,13 +1,15 @@
 """Measured time of every site at its widths on this device: what `--cost latency` saves."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from greedyprune.evaluation.profile import call_times
+from greedyprune.models.deploy import deployed, folded
 from greedyprune.models.detector import Detector
 from greedyprune.pruning.damage import width_grid
 from greedyprune.pruning.prefix import Place, advance, begin, site_place
@@ -21,7 +23,7 @@ Table = dict[str, Any]
 
 
 def measure_sites(model: Detector, sites: Sequence[Site], images: list[Tensor], step: Callable[[str], int]) -> Table:
-    """Time a site's part of the model (half a layer, or a block of the backbone) at several widths.
+    """Time a site's part of the `deployed` model (half a layer, or a block of the backbone) at several widths.
 
     Args:
         model: the dense detector, on the device where it will run.
@@ -37,22 +39,22 @@ def measure_sites(model: Detector, sites: Sequence[Site], images: list[Tensor], 
     with torch.inference_mode():
         table: Table = {"batch": len(images), "sites": {}}
         runs = ROUNDS * RUNS
-        table["dense"] = float(np.median(call_times(lambda: model(images), device, 2, runs)))
-        prefix = begin(model.features(images))
-        inputs = _block_inputs(model, sites, images)
+        fast = deployed(model)
+        table["dense"] = float(np.median(call_times(lambda: fast(images), device, 2, runs)))
+        prefix = begin(fast.features(images))
+        inputs = _block_inputs(fast, sites, images)
         state = dict(model.state_dict())
         for site in sites:
-            call = _part(model, site, inputs)
-            if call is None:
+            if site.part != "backbone":
                 prefix = advance(model, prefix, site_place(site))
-                call = _half_layer(model, prefix)
             widths = width_grid(site, step(site.kind))
             cuts = [slim_tensors(site, state, _first(site, width)) for width in widths]
+            parts = [_block(model, site, tensors, inputs) or _half_layer(model, prefix) for tensors in cuts]
             times: list[list[float]] = [[] for _ in widths]
             for _ in range(ROUNDS):
-                for own, tensors in zip(times, cuts, strict=True):
+                for own, tensors, part in zip(times, cuts, parts, strict=True):
                     with replaced(model, tensors):
-                        own += call_times(call, device, 1, RUNS)
+                        own += call_times(part, device, 1, RUNS)
             table["sites"][site.name] = [widths, [float(np.median(own)) for own in times]]
     return table
 
@@ -63,7 +65,7 @@ def _half_layer(model: Detector, prefix: Any) -> Callable[[], Any]:
     return lambda: advance(model, prefix, after)
 
 
-def _block(site: Site) -> str:
+def _block_name(site: Site) -> str:
     return site.reads.removesuffix(".weight").rpartition(".")[0]
 
 
@@ -74,24 +76,23 @@ def _block_inputs(model: Detector, sites: Sequence[Site], images: list[Tensor]) 
     def keep(name: str) -> Callable[..., None]:
         return lambda module, args: inputs.update({name: args})
 
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(keep(name))
-        for name in {_block(site) for site in sites if site.part == "backbone"}
-    ]
-    try:
+    with ExitStack() as stack:
+        for name in {_block_name(site) for site in sites if site.part == "backbone"}:
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(keep(name)).remove)
         model.features(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return inputs
 
 
-def _part(model: Detector, site: Site, inputs: Mapping[str, tuple[Any, ...]]) -> Callable[[], Any] | None:
+def _block(
+    model: Detector, site: Site, tensors: Mapping[str, Tensor], inputs: Mapping[str, tuple[Any, ...]]
+) -> Callable[[], Any] | None:
+    """The block of the backbone around a site, as it is deployed with these tensors; None: the site is in no block."""
     if site.part != "backbone":
         return None
-    block: nn.Module = model.get_submodule(_block(site))
-    given = inputs[_block(site)]
-    return lambda: block(*given)
+    name = _block_name(site)
+    with replaced(model, tensors):
+        block = folded(model.get_submodule(name))
+    return lambda: block(*inputs[name])
 
 
 def _first(site: Site, width: int) -> list[int]:

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.models import Criterion, Detector, save_checkpoint
+from greedyprune.models.answers import answer_errors
 from greedyprune.models.backbone import Backbone
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.dense import WithDense
@@ -24,6 +25,7 @@ from greedyprune.training.interrupt import StopSignals
 from greedyprune.training.log import TrainLog
 from greedyprune.training.optim import load_optimizer, lr_factor, make_optimizer, optimizer_tensors, set_lr
 from greedyprune.training.state import BEST, LAST, Position, check_settings, read_state, save_state
+from greedyprune.training.teacher import Teacher
 from greedyprune.training.validation import Validation
 
 LOGGED = ("loss_ce", "loss_bbox", "loss_giou", "tgt_loss_ce", "tgt_loss_bbox", "tgt_loss_giou")
@@ -44,9 +46,10 @@ class Trainer:
         run: how it is run; `output_dir` exists.
         world: the processes.
         settings: what else decides the result (model, weights, data), as JSON values to hold against the state's.
+        teacher: a detector whose answers are learned, too, such as the dense one; None: labels alone are.
 
     Raises:
-        UserError: the folder holds a training with other settings or a broken state.
+        UserError: the folder holds a training with other settings or a broken state, or the teacher has other queries.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Trainer:
         run: RunOptions,
         world: World,
         settings: dict[str, Any],
+        teacher: Detector | None = None,
     ) -> None:
         self.feed, self.validation, self.options, self.run, self.world = feed, validation, options, run, world
         self.settings = {**options.to_dict(), **settings}
@@ -67,6 +71,7 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.criterion = Criterion(model.options.num_classes)
         self.ema = Ema(self.model, options.ema) if options.ema else None
+        self.teacher = Teacher(teacher.to(world.device), self.model) if teacher else None
         self.module: nn.Module = WithDense(self.model).to(world.device) if options.dense else self.model
         self.optimizer = make_optimizer(self.module, options)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -161,10 +166,14 @@ class Trainer:
                     noised = None if options.no_dn else known
                     extra = (known,) if options.dense else ()
                     outputs = self.network(images, noised, options.denoising, *extra)
+                    answers = self.teacher.answers(images) if self.teacher else None
                 losses = self.criterion(outputs, known, num_boxes)
                 loss = self.criterion.total(losses)
                 if options.dense:
                     loss = loss + options.dense / len(parts) * outputs["dense"]  # a mean over the part's tokens
+                if answers is not None:
+                    errors = torch.stack(answer_errors(outputs, answers))
+                    loss = loss + options.distill / num_boxes * errors.sum()  # a sum over queries, as the criterion's
                 self.scaler.scale(loss).backward()
             absent = loss.new_zeros(())
             summed += torch.stack([loss, *(losses.get(name, absent) for name in LOGGED)]).detach()

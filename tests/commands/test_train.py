@@ -113,6 +113,8 @@ def test_another_training_in_the_same_folder_is_refused_with_what_differs(folder
         main([*words, "--epochs", "2", "--lr", "1e-3"])
     with pytest.raises(UserError, match="weights is "):
         main([*words, "--resume", str(folder / "other.safetensors")])
+    with pytest.raises(UserError, match="teacher is "):
+        main([*words, "--teacher", str(folder / "other.safetensors")])
     assert (tmp_path / STATE).read_bytes() == before
     assert main([*words, "--save_every", "7", "--num_workers", "1", "--accumulate", "2"]) == 0
 

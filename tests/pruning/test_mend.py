@@ -1,5 +1,7 @@
 """Mending brings a slim model's answers nearer to the dense one's, and touches nothing else."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -61,9 +63,26 @@ def test_layers_and_cut_blocks_learn_and_nothing_else(kind: str, prune: str) -> 
     assert takes == [parameter.requires_grad for parameter in slim.parameters()]
     assert all(parameter.grad is None for model in (dense, slim) for parameter in model.parameters())
 
-    again = halved(dense, prune)
-    mend(dense, again, prefixes(dense, IMAGES), 4, images)
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in slim.state_dict().items())
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("prune", ["transformer", "all"])
+@pytest.mark.parametrize("room", [0, 100_000])
+def test_what_there_is_no_room_for_goes_through_files_to_the_same_bits(
+    kind: str, prune: str, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    written = []
+    monkeypatch.setattr(torch, "save", lambda *given, save=torch.save: (written.append(given[1]), save(*given)))
+    dense = detector(kind)
+    one, other = halved(dense, prune), halved(dense, prune)
+    images = None if prune == "transformer" else lambda: IMAGES
+    mend(dense, one, prefixes(dense, IMAGES), 4, images)
+    assert not written
+    mend(dense, other, prefixes(dense, IMAGES), 4, images, room=room)
+    assert all(path.is_relative_to(tmp_path) for path in written)
+    assert len(written) > 3 * len(IMAGES)
+    assert not list(tmp_path.iterdir())
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
 def test_a_model_that_is_not_cut_learns_nothing() -> None:

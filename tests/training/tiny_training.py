@@ -35,7 +35,16 @@ def small_model(**options) -> Detector:
     return build_model("dn_detr", info=info, **{**shape, **other, **options})
 
 
-def make_trainer(data: Path, folder: Path, *, model: Detector | None = None, world: World = ALONE, run=None, **options):
+def make_trainer(
+    data: Path,
+    folder: Path,
+    *,
+    model: Detector | None = None,
+    teacher: Detector | None = None,
+    world: World = ALONE,
+    run=None,
+    **options,
+):
     """A trainer of `small_model`; `run` are options of the run, the others those of the training."""
     folder.mkdir(exist_ok=True)
     chosen = TrainOptions(**{"epochs": 2, "batch_size": 4, "augment": "none", "eval_every": 0, **options})
@@ -44,7 +53,7 @@ def make_trainer(data: Path, folder: Path, *, model: Detector | None = None, wor
     transform = train_transform(chosen.augment, 48, 64)
     feed = Feed(CocoDetection(data, "train", tuple(CATEGORIES), transform), chosen, running, world)
     val_data = CocoDetection(data, "val", tuple(CATEGORIES), eval_transform(48, 64))
-    return Trainer(model, feed, Validation(val_data, chosen, running, world), chosen, running, world, {})
+    return Trainer(model, feed, Validation(val_data, chosen, running, world), chosen, running, world, {}, teacher)
 
 
 def train(trainer: Trainer) -> list[dict]:

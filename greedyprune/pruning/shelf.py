@@ -1,0 +1,109 @@
+"""What mending keeps of its images: in memory while there is room, and in files beyond it."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+import torch
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+
+class Shelf(Sequence[Item], Generic[Item]):
+    """Things made of tensors, one for each batch of images; the same comes back whether it was in memory or not.
+
+    Args:
+        store: the memory, and the folder, that shelves share.
+        items: what to keep.
+    """
+
+    def __init__(self, store: "Store", items: Iterable[Item]) -> None:
+        self._store = store
+        self._items: list[tuple[Item | Path, int]] = []
+        for item in items:
+            self._items.append(store.put(item))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._store.get(self._items[index][0])
+
+    def replace(self, make: Callable[..., Item], *others: Iterable[Any]) -> None:
+        """Make something else of every item, and of what `others` hold beside it, one after another."""
+        for index, given in enumerate(zip(self, *others, strict=True)):
+            item = make(*given)
+            self._store.drop(*self._items[index])
+            self._items[index] = self._store.put(item)
+
+    def clear(self) -> None:
+        """Keep nothing any more."""
+        while self._items:
+            self._store.drop(*self._items.pop())
+
+    def forever(self) -> Iterator[Item]:
+        """All items, over and over."""
+        while True:
+            yield from self
+
+
+class Store:
+    """Memory and files for shelves; a context manager, after which the files are gone.
+
+    Args:
+        room: bytes of memory. What does not fit goes to the folder for temporary files (TMPDIR).
+    """
+
+    def __init__(self, room: int) -> None:
+        self._left = room
+        self._folder = tempfile.TemporaryDirectory(prefix="greedyprune-")
+        self._files = 0
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def put(self, item: Any) -> tuple[Any, int]:
+        """Where it is kept, itself or a file, and the bytes of memory that it takes."""
+        size = sum(storages(item).values())
+        if size <= self._left:
+            self._left -= size
+            return item, size
+        path = Path(self._folder.name, str(self._files))
+        self._files += 1
+        torch.save(item, path)
+        return path, 0
+
+    def get(self, place: Any) -> Any:
+        return torch.load(path, weights_only=False) if isinstance(path := place, Path) else place
+
+    def drop(self, place: Any, size: int) -> None:
+        self._left += size
+        if isinstance(place, Path):
+            place.unlink()
+
+
+def storages(part: Any) -> dict[int, int]:
+    """Bytes of all memory that tensors inside something lie in, by its address."""
+    if isinstance(part, Tensor):
+        storage = part.untyped_storage()
+        return {storage.data_ptr(): storage.nbytes()}
+    if hasattr(part, "__dataclass_fields__"):
+        part = vars(part)
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, tuple | list) else ()
+    sizes: dict[int, int] = {}
+    for each in inner:
+        sizes |= storages(each)
+    return sizes
