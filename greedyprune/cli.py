@@ -116,6 +116,17 @@ def share(text: str) -> float:
     return number
 
 
+def _gigabytes(text: str) -> float:
+    """An argparse type: 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes of at least 0")
+    return number
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """`--resume` and `--cfgs`; see `open_model`."""
     group = parser.add_argument_group("model")
@@ -159,6 +170,17 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="mixed precision")
     group.add_argument(
         "--threads", type=whole_number(1), metavar="N", help="CPU threads of PyTorch (default: PyTorch's own choice)"
+    )
+
+
+def add_cache_argument(group: Any) -> None:
+    """`--cache_gb`, for tools that keep what the model makes of many images."""
+    group.add_argument(
+        "--cache_gb",
+        type=_gigabytes,
+        default=8.0,
+        metavar="X",
+        help="memory for what the model makes of the images (default: 8); with less, the same result later",
     )
 
 

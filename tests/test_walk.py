@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_search_transplant_evaluate_and_fine_tune(
     monkeypatch.chdir(tmp_path)
     here = ["--coco_path", str(data), "--device", "cpu"]
     assert prune([*here, *QUICK[schedule]]) == 0
-    *_, line = capsys.readouterr().out.strip().splitlines()
+    *told, line = capsys.readouterr().out.strip().splitlines()
     result = json.loads(Path("runs/prune/result.json").read_text())
     assert json.loads(line) == json.loads(Path("runs/prune/cfgs.json").read_text()) == result["cfgs"]
     assert set(result) == {"cfgs", "schedule", "scorer", "seconds", "image_forwards", "dense", "slim"}
@@ -95,7 +96,9 @@ def test_search_transplant_evaluate_and_fine_tune(
     if schedule == "global":
         the_front_goes_on_and_is_picked_from(here)
 
-    assert train([*here, "--resume", "slim.safetensors", *tuning]) == 0
+    _, _, *words = shlex.split(next(line for line in told if "tools/train.py" in line))
+    assert words == ["--resume", "runs/prune/slim.safetensors", "--teacher"]
+    assert train([*here, *words, *tuning]) == 0
     assert load_model("tuned/last.safetensors").cfgs == load_model("slim.safetensors").cfgs
 
 

@@ -17,12 +17,13 @@ from greedyprune.cli import (
     open_model,
     whole_number,
 )
-from greedyprune.commands.calibration import BATCH, calibration_ids, scoring_ids
+from greedyprune.commands.calibration import BATCH, calibration_ids, lessons, scoring_ids
+from greedyprune.commands.prune_options import add_mending_images
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
 from greedyprune.pruning.scorers import SCORERS, Given
 from greedyprune.pruning.sites import Site, list_sites
-from greedyprune.search.cutter import Cutter
+from greedyprune.search.cutter import Cutter, Mending
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.images import Images, Room
 
@@ -53,9 +54,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="also mend every refitted model, in so many steps (default: 0, which leaves that out)",
     )
-    parser.add_argument(
-        "--mend_images", type=whole_number(0), default=2000, metavar="N", help="training images for that; 0: all"
-    )
+    add_mending_images(parser)
     parser.add_argument("--seed", type=int, default=0, help="chooses the images")
     parser.set_defaults(whole_heads=False)
     return parser
@@ -80,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     score = scoring_ids(train, 64, args.seed)
     ids = calibration_ids(train, score, args.calib_images, args.seed)
     calibration = Images(model, train, ids, BATCH, room, args.num_workers)
-    lessons = calibration_ids(train, score, args.mend_images, args.seed) if args.mend_steps else []
-    learning = Images(model, train, lessons, BATCH, room, args.num_workers)
+    learned = calibration_ids(train, score, args.mend_images, args.seed) if args.mend_steps else []
+    kept = Images(model, train, learned, BATCH, room, args.num_workers)
+    again = lessons(model, train, score, args.mend_augment, args.seed, args.num_workers)
+    mending = Mending(args.mend_steps, lambda: kept, again, -(-len(learned) // BATCH), room)
     judged = Images(model, val, subset_ids(val.image_ids, args.eval_images, args.seed), args.batch_size, room)
     none = Images(model, val, [], args.batch_size, room)
 
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for refit, mends in ((True, True), (True, False), (False, False)):
             if args.mend_steps or not mends:
                 started = time.perf_counter()
-                cutter = Cutter(given, scorer, refit, args.mend_steps, lambda: learning, lambda text: None)
+                cutter = Cutter(given, scorer, refit, mending, lambda text: None)
                 slim = [cutter.model(widths, mends) for widths in columns.values()]
                 seconds = time.perf_counter() - started
                 told = ["yes" if refit else "no", "yes" if mends else "no", f"{seconds:.1f}"]

@@ -10,8 +10,9 @@ from greedyprune.models import Detector
 from greedyprune.pruning.scorers import Given
 from greedyprune.pruning.sites import list_sites
 from greedyprune.report import progress_bar
-from greedyprune.search.cutter import Cutter
+from greedyprune.search.cutter import Cutter, Mending
 from greedyprune.search.images import Images, Room
+from greedyprune.search.lessons import Lessons
 
 BATCH = 8  # images in a step of mending
 
@@ -34,6 +35,14 @@ def calibration_ids(train: CocoDetection, score: list[int], images: int, seed: i
             "give a smaller --score_images"
         )
     return subset_ids(others, images, seed)
+
+
+def lessons(
+    model: Detector, train: CocoDetection, score: list[int], augment: str, seed: int, num_workers: int
+) -> Lessons:
+    """All training images but the scoring ones, augmented."""
+    ids, device = calibration_ids(train, score, 0, seed), next(model.parameters()).device
+    return Lessons(train, ids, augment, model.info, BATCH, seed, device, num_workers)
 
 
 def open_cutter(
@@ -69,11 +78,12 @@ def open_cutter(
         images.pictures,
         settings["seed"],
     )
-    return Cutter(
-        given,
-        settings["scorer"],
-        settings["refit"],
+    mended = calibration_ids(train, score, settings["mend_images"], settings["seed"])
+    mending = Mending(
         settings["mend_steps"],
         lambda: open_images(settings["mend_images"], "images to mend with"),
-        doing,
+        lessons(model, train, score, settings["mend_augment"], settings["seed"], num_workers),
+        -(-len(mended) // BATCH),
+        room,
     )
+    return Cutter(given, settings["scorer"], settings["refit"], mending, doing)

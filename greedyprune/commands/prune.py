@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from greedyprune.cfgs import parse_cfgs
-from greedyprune.cli import open_dataset, open_model
+from greedyprune.cli import DEMO_MODEL, open_dataset, open_model
 from greedyprune.commands.calibration import calibration_ids, open_cutter, scoring_ids
 from greedyprune.commands.prune_options import global_options, parser, schedule_options
 from greedyprune.data.coco import CocoDetection
@@ -54,6 +54,7 @@ class Chosen:
         score: training images whose loss counts.
         calibration: other training images, for the closed form; none for `gp` and `modular`.
         mending: how many of the other training images slim models are mended on; 0: all.
+        augment: how images change where slim models with a cut backbone are mended.
     """
 
     val: CocoDetection
@@ -63,6 +64,7 @@ class Chosen:
     score: list[int]
     calibration: list[int]
     mending: int
+    augment: str
 
     @classmethod
     def choose(cls, args: argparse.Namespace, model: Detector) -> "Chosen":
@@ -73,9 +75,8 @@ class Chosen:
         calibration: list[int] = []
         if args.schedule == "global":
             calibration = calibration_ids(train, score, args.calib_images, args.seed)
-        return cls(
-            val, train, full, subset_ids(full, args.subset_images, args.seed), score, calibration, args.mend_images
-        )
+        subset = subset_ids(full, args.subset_images, args.seed)
+        return cls(val, train, full, subset, score, calibration, args.mend_images, args.mend_augment)
 
     def settings(self) -> dict[str, Any]:
         """What a study's settings say of them."""
@@ -87,7 +88,11 @@ class Chosen:
             "train_data": self.train.fingerprint,
         }
         if self.calibration:
-            told |= {"calib_images": len(self.calibration), "mend_images": self.mending}
+            told |= {
+                "calib_images": len(self.calibration),
+                "mend_images": self.mending,
+                "mend_augment": self.augment,
+            }
         return told
 
 
@@ -155,8 +160,10 @@ def _tell(result: Mapping[str, Any], cost: CostModel, args: argparse.Namespace, 
     console.print(comparison_table(result, cost))
     print(f"{result['image_forwards']:,} image forwards in {duration(result['seconds'])}; files in {args.output_dir}")
     print("fine-tune and evaluate the slim model with")
-    for tool in ("train", "eval"):
-        print(f"    python tools/{tool}.py --resume {shlex.quote(str(slim_path))}")
+    resume = f"--resume {shlex.quote(str(slim_path))}"
+    teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(str(args.resume))}"
+    print(f"    python tools/train.py {resume} --teacher{teacher}")
+    print(f"    python tools/eval.py {resume}")
     print("--cfgs")
     print(cfgs)
 

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from greedyprune.cfgs import PRUNE
-from greedyprune.cli import Parser, add_data_arguments, add_device_arguments, add_model_arguments, whole_number
+from greedyprune.cli import (
+    Parser,
+    add_cache_argument,
+    add_data_arguments,
+    add_device_arguments,
+    add_model_arguments,
+    whole_number,
+)
+from greedyprune.data.transforms import AUGMENTATIONS
 from greedyprune.errors import UserError
 from greedyprune.models import MODELS
 from greedyprune.pruning.schedule import SCHEDULES, KindOptions, ScheduleOptions
@@ -168,13 +176,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         metavar="N",
         help="training images that tell candidates or damage apart (default: 64; gp, modular: 16)",
     )
-    group.add_argument(
-        "--cache_gb",
-        type=_gigabytes,
-        default=8.0,
-        metavar="X",
-        help="memory for what the backbone and finished layers made of the images; with less, the same result later",
-    )
+    add_cache_argument(group)
     group.add_argument(
         "--calib_images",
         type=whole_number(1),
@@ -182,13 +184,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         metavar="N",
         help="global: other training images, of the closed form's statistics",
     )
-    group.add_argument(
-        "--mend_images",
-        type=whole_number(0),
-        default=2000,
-        metavar="N",
-        help="global: training images to mend with, whose tokens are held in memory; 0: all",
-    )
+    add_mending_images(group)
     group = parser.add_argument_group("state and output")
     group.add_argument(
         "--output_dir",
@@ -204,15 +200,22 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _gigabytes(text: str) -> float:
-    """An argparse type: 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes of at least 0")
-    return number
+def add_mending_images(group: Any) -> None:
+    """`--mend_images` and `--mend_augment`."""
+    group.add_argument(
+        "--mend_images",
+        type=whole_number(0),
+        default=2000,
+        metavar="N",
+        help="training images to mend with, whose tokens are kept; 0: all",
+    )
+    group.add_argument(
+        "--mend_augment",
+        choices=AUGMENTATIONS,
+        default="detr",
+        help="how all training images change, over and over, to mend with where the backbone is cut "
+        "(default: detr; flips also turns them upside down and swaps colours)",
+    )
 
 
 def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:

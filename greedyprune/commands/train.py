@@ -176,9 +176,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_device_arguments(parser)
     group = parser.add_argument_group("training", "--batch_size is of one optimizer step, over all processes")
     group.add_argument(
-        "--teacher", type=Path, metavar="PATH",
-        help="checkpoint of the dense detector that a slim one was cut from: its answers are learned beside the labels",
-    )  # fmt: skip
+        "--teacher",
+        type=Path,
+        nargs="?",
+        const=DEMO_MODEL,
+        metavar="PATH",
+        help="the dense detector that a slim one was cut from: its answers are learned beside the labels "
+        "(without PATH: the embedded demo detector)",
+    )
     add_flags(group, TrainOptions, leave_out=_SHARED)
     add_flags(parser.add_argument_group("run"), RunOptions, leave_out=_SHARED)
     parser.set_defaults(resume=None)

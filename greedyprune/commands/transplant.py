@@ -10,6 +10,7 @@ from greedyprune.cfgs import check_cfgs, parse_cfgs
 from greedyprune.cli import (
     DEMO_MODEL,
     Parser,
+    add_cache_argument,
     add_device_arguments,
     open_dataset,
     open_device,
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--coco_path", type=Path, metavar="DIR", help="data set of the search (default: the embedded demo data set)"
     )
+    add_cache_argument(group)
     add_device_arguments(parser)
     parser.add_argument(
         "--output", type=Path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
@@ -150,7 +152,7 @@ def _cut(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any],
     if train.fingerprint != settings["train_data"]:
         raise UserError("the study calibrated on other training images; give its --coco_path")
     score = scoring_ids(train, settings["score_images"], settings["seed"])
-    room = Room(sys.maxsize)
+    room = Room(round(args.cache_gb * 1e9))
     with autocast(next(model.parameters()).device, settings["amp"], in_place=True), ProposalDisplay() as told:
         return open_cutter(model, train, score, settings, room, 0, told.doing).slim(record)
 

@@ -21,7 +21,7 @@ RATE = 2e-3  # of Adam, for half a layer
 BLOCK_RATE = 1e-3  # for a block of the backbone
 NOISE = 1e-10  # of the dense tokens' power: what rounding alone leaves, from which there is nothing to learn
 
-Batches = Callable[[], Iterable[Sequence[Tensor]]]
+Batch = Sequence[Tensor]
 
 
 def mend_layers(
@@ -88,7 +88,7 @@ def _differs(prefix: Prefix, aim: Prefix) -> bool:
     return bool(_error(prefix, aim) > NOISE * _stream(aim).square().mean())
 
 
-def mend_blocks(dense: Detector, slim: Detector, images: Batches, steps: int) -> None:
+def mend_blocks(dense: Detector, slim: Detector, images: Iterable[Batch], steps: int) -> None:
     """Train the blocks of a cut backbone, in place: each makes the dense block's output of the dense block's input.
 
     All of them learn at once, so that no feature map has to be kept.
@@ -96,7 +96,7 @@ def mend_blocks(dense: Detector, slim: Detector, images: Batches, steps: int) ->
     Args:
         dense: the dense model.
         slim: one with the same blocks, none of whose parameters takes gradients.
-        images: goes through batches of images.
+        images: endless batches of images.
         steps: of one batch each.
     """
     theirs, ours = dense.feature_extractor.blocks, slim.feature_extractor.blocks
@@ -109,11 +109,10 @@ def mend_blocks(dense: Detector, slim: Detector, images: Batches, steps: int) ->
         seen[block] = args, output
 
     def losses() -> Iterator[Tensor]:
-        while True:
-            for batch in images():
-                with torch.no_grad():
-                    fast.pyramid(as_batch(batch).to(device))
-                yield torch.stack([F.mse_loss(own(*seen[block][0]), seen[block][1]) for block, own in cut]).sum()
+        for batch in images:
+            with torch.no_grad():
+                fast.pyramid(as_batch(batch).to(device))
+            yield torch.stack([F.mse_loss(own(*seen[block][0]), seen[block][1]) for block, own in cut]).sum()
 
     with ExitStack() as stack:
         for block, _ in cut:

@@ -1,7 +1,8 @@
 """Slim models of any widths, from a dense one and calibration images."""
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 from torch import Tensor
 
@@ -10,34 +11,44 @@ from greedyprune.pruning.cut import SiteCut, cut_tensors
 from greedyprune.pruning.mend import mend
 from greedyprune.pruning.scorers import Given, make_cuts
 from greedyprune.pruning.transplant import rebuilt
-from greedyprune.search.images import Images
+from greedyprune.search.images import Images, Room
 from greedyprune.search.record import Record
 from greedyprune.search.steps import is_mended
 
 
+@dataclass(frozen=True)
+class Mending:
+    """What slim models are mended with.
+
+    Attributes:
+        steps: of one batch each.
+        kept: makes the images that a slim model with the dense backbone learns from; asked for once, when they are
+            needed.
+        lessons: what one with a cut backbone learns from: endless batches of images.
+        keep: how many of those its layers learn from one after another.
+        room: where what is kept of the images is.
+    """
+
+    steps: int
+    kept: Callable[[], Images]
+    lessons: Iterable[list[Tensor]]
+    keep: int
+    room: Room
+
+
 class Cutter:
-    """Cuts a detector to widths, and mends it: pure functions of the detector, the widths and the calibration images.
+    """Cuts a detector to widths, and mends it: pure functions of the detector, the widths and the training images.
 
     Args:
         given: the dense detector and calibration images.
         scorer: how a site is cut.
         refit: what reads the kept channels is solved again.
-        mend_steps: steps of mending.
-        lessons: makes the images that a slim model is mended on; asked for once, when they are needed.
+        mending: what slim models are mended with.
         doing: is told what takes time.
     """
 
-    def __init__(
-        self,
-        given: Given,
-        scorer: str,
-        refit: bool,
-        mend_steps: int,
-        lessons: Callable[[], Images],
-        doing: Callable[[str], None],
-    ) -> None:
-        self.given, self.scorer, self.refit, self.mend_steps, self.doing = given, scorer, refit, mend_steps, doing
-        self._open_lessons = lessons
+    def __init__(self, given: Given, scorer: str, refit: bool, mending: Mending, doing: Callable[[str], None]) -> None:
+        self.given, self.scorer, self.refit, self.mending, self.doing = given, scorer, refit, mending, doing
         self._mended: tuple[Mapping[str, int], dict[str, Tensor]] | None = None
 
     @cached_property
@@ -47,10 +58,10 @@ class Cutter:
         return make_cuts(self.scorer, self.given, self.refit)
 
     @cached_property
-    def lessons(self) -> Images:
-        """The images that slim models are mended on."""
+    def kept(self) -> Images:
+        """The images that slim models with the dense backbone are mended on."""
         self.doing("images to mend with")
-        return self._open_lessons()
+        return self.mending.kept()
 
     def tensors(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
         """The tensors of sites at widths; see `cut_tensors`."""
@@ -61,10 +72,13 @@ class Cutter:
         if self._mended is None or self._mended[0] != widths:
             tensors = self.tensors(widths)
             slim = self._with(widths, tensors)
-            images = self.lessons.pictures if self.cuts_backbone(widths) else None
-            prefixes = (prefix for prefix, _ in self.lessons.batches(self.given.model))
-            room = self.lessons.spare
-            learned = mend(self.given.model, slim, prefixes, self.mend_steps, images, self.doing, room)
+            learn = partial(mend, self.given.model, slim, tell=self.doing)
+            steps, room = self.mending.steps, self.mending.room
+            if self.cuts_backbone(widths):
+                learned = learn((), steps, self.mending.lessons, self.mending.keep, room=room.spare)
+            else:
+                prefixes = (prefix for prefix, _ in self.kept.batches(self.given.model))
+                learned = learn(prefixes, steps, room=room.spare)
             state = slim.state_dict()
             self._mended = dict(widths), tensors | {name: state[name].detach() for name in learned}
         return self._mended[1]

@@ -34,6 +34,11 @@ class Room:
         self.size, self.used = size, 0
         self._owners: list[Images] = []
 
+    @property
+    def spare(self) -> int:
+        """Bytes that nothing takes."""
+        return max(0, self.size - self.used)
+
     def enter(self, owner: "Images") -> None:
         """From now on `owner` takes from this room; it has to make way for those that entered before it."""
         self._owners.append(owner)
@@ -97,11 +102,6 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def spare(self) -> int:
-        """Bytes of the room that nothing takes."""
-        return max(0, self._room.size - self._room.used)
 
     def reload(self, model: Detector) -> None:
         """Start anew because the backbone, or anything before the first encoder layer, has changed."""

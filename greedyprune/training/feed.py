@@ -1,51 +1,20 @@
 """Training batches as a function of seed and step, so that a resumed training sees what it would have seen."""
 
-import hashlib
-import signal
 from collections.abc import Generator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from greedyprune.data.coco import CocoDetection, Item
+from greedyprune.data.seeded import SeededItems, epoch_order, start_worker
 from greedyprune.errors import UserError
 from greedyprune.models import ImageBatch, pad_images
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World
 
-_GRACE = 60  # seconds that a worker lives on after SIGTERM
 Part = tuple[ImageBatch, list[dict[str, Any]]]
-
-
-def mixed_seed(*parts: int) -> int:
-    """A seed of 63 bits that is different for every tuple of numbers."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
-
-
-def epoch_order(images: int, seed: int, epoch: int) -> list[int]:
-    """The order in which an epoch (from 0) sees the images: a permutation of `range(images)`."""
-    generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
-    return torch.randperm(images, generator=generator).tolist()
-
-
-class SeededItems(Dataset[Item]):
-    """A data set whose random augmentation is a function of seed, epoch and index, in whatever process it runs.
-
-    Args:
-        dataset: augments with random numbers of PyTorch's global generator.
-        seed: of the training.
-        epoch: from 0.
-    """
-
-    def __init__(self, dataset: Dataset[Item], seed: int, epoch: int) -> None:
-        self.dataset, self.seed, self.epoch = dataset, seed, epoch
-
-    def __getitem__(self, index: int) -> Item:
-        # torch.manual_seed would wake up CUDA in a worker.
-        torch.default_generator.manual_seed(mixed_seed(self.seed, self.epoch, index))
-        return self.dataset[index]
 
 
 def cached(dataset: CocoDetection, images: int) -> CocoDetection:
@@ -124,11 +93,3 @@ class Feed:
         if self.run.channels_last:
             images = images._replace(tensors=images.tensors.contiguous(memory_format=torch.channels_last))
         return images, [target for _, target in items]
-
-
-def start_worker(worker: int) -> None:
-    """For a DataLoader's `worker_init_fn`: one thread, and deaf to signals for as long as it takes to stop cleanly."""
-    torch.set_num_threads(1)
-    # A signal to the whole group reaches the workers, too, and the step under way still needs them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from greedyprune.data.seeded import mixed_seed
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.models import Criterion, Detector, save_checkpoint
@@ -20,7 +21,7 @@ from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.dense import WithDense
 from greedyprune.training.distributed import World, without_sync
 from greedyprune.training.ema import Ema
-from greedyprune.training.feed import Feed, Part, mixed_seed
+from greedyprune.training.feed import Feed, Part
 from greedyprune.training.interrupt import StopSignals
 from greedyprune.training.log import TrainLog
 from greedyprune.training.optim import load_optimizer, lr_factor, make_optimizer, optimizer_tensors, set_lr

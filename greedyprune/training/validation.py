@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Subset
 
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import collate
+from greedyprune.data.seeded import start_worker
 from greedyprune.evaluation.ap import coco_ap
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.evaluate import subset_ids
@@ -15,7 +16,6 @@ from greedyprune.evaluation.predict import predict_detections
 from greedyprune.models import Detector
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World
-from greedyprune.training.feed import start_worker
 
 
 class Validation:

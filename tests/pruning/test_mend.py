@@ -1,5 +1,7 @@
 """Mending brings a slim model's answers nearer to the dense one's, and touches nothing else."""
 
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,16 @@ from greedyprune.pruning.transplant import transplant
 from .test_prefix import MODELS, detector
 
 IMAGES = [[torch.randn(3, 64, 96), torch.randn(3, 48, 80)], [torch.randn(3, 64, 64)] * 2, [torch.randn(3, 48, 96)]]
+
+
+class Again:
+    """Batches over and over, from the first one whenever they are iterated over."""
+
+    def __init__(self, batches: list[list[torch.Tensor]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        return cycle(self.batches)
 
 
 def halved(model: Detector, prune: str = "transformer") -> Detector:
@@ -51,8 +63,8 @@ def test_layers_and_cut_blocks_learn_and_nothing_else(kind: str, prune: str) -> 
     before = {name: tensor.clone() for name, tensor in slim.state_dict().items()}
     own = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
     takes = [parameter.requires_grad for parameter in slim.parameters()]
-    images = None if prune == "transformer" else lambda: IMAGES
-    learned = mend(dense, slim, prefixes(dense, IMAGES), 4, images)
+    images = None if prune == "transformer" else Again(IMAGES)
+    learned = mend(dense, slim, prefixes(dense, IMAGES), 4, images, len(IMAGES))
     parts = ("transformer.encoder.layers.", "transformer.decoder.layers.", "backbone.0.body.layer")
     assert learned
     assert all(name.startswith(parts[: 2 if images is None else 3]) for name in learned)
@@ -75,10 +87,10 @@ def test_what_there_is_no_room_for_goes_through_files_to_the_same_bits(
     monkeypatch.setattr(torch, "save", lambda *given, save=torch.save: (written.append(given[1]), save(*given)))
     dense = detector(kind)
     one, other = halved(dense, prune), halved(dense, prune)
-    images = None if prune == "transformer" else lambda: IMAGES
-    mend(dense, one, prefixes(dense, IMAGES), 4, images)
+    images = None if prune == "transformer" else Again(IMAGES)
+    mend(dense, one, prefixes(dense, IMAGES), 4, images, len(IMAGES))
     assert not written
-    mend(dense, other, prefixes(dense, IMAGES), 4, images, room=room)
+    mend(dense, other, prefixes(dense, IMAGES), 4, images, len(IMAGES), room=room)
     assert all(path.is_relative_to(tmp_path) for path in written)
     assert len(written) > 3 * len(IMAGES)
     assert not list(tmp_path.iterdir())
@@ -96,7 +108,8 @@ def test_the_demo_answers_unseen_images_more_like_the_dense_one(prune: str) -> N
     slim = halved(dense, prune)
     *learned, unseen = scenes(7)
     before = distance(slim, dense, [unseen])
-    mend(dense, slim, prefixes(dense, learned), 24, None if prune == "transformer" else lambda: learned)
+    images = None if prune == "transformer" else Again(learned)
+    mend(dense, slim, prefixes(dense, learned), 24, images, len(learned))
     assert distance(slim, dense, [unseen]) < 0.8 * before
 
 

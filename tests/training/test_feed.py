@@ -3,9 +3,9 @@ import torch
 
 from greedyprune import UserError
 from greedyprune.data.coco import CocoDetection
+from greedyprune.data.seeded import epoch_order
 from greedyprune.data.transforms import train_transform
 from greedyprune.training import Feed, RunOptions, TrainOptions, World
-from greedyprune.training.feed import epoch_order
 
 from .tiny_training import write_data
 

@@ -1,0 +1,60 @@
+"""Training images that slim models are mended on."""
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from itertools import count
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from greedyprune.data.coco import CocoDetection
+from greedyprune.data.loader import collate
+from greedyprune.data.seeded import SeededItems, epoch_order, start_worker
+from greedyprune.data.transforms import train_transform
+from greedyprune.models import ModelInfo
+
+
+class Lessons:
+    """Images over and over, each time augmented anew; from its start whenever it is iterated over.
+
+    Args:
+        dataset: the training set; its transform is replaced.
+        ids: which images.
+        augment: see `train_transform`.
+        info: the size that the model wants images in.
+        batch_size: images in a batch.
+        seed: of the order and the augmentation.
+        device: where the batches are wanted.
+        num_workers: processes that decode.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoDetection,
+        ids: Sequence[int],
+        augment: str,
+        info: ModelInfo,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        num_workers: int = 0,
+    ) -> None:
+        augmented = copy(dataset)
+        augmented.transform = train_transform(augment, info.short_side, info.long_side)
+        position = {image: index for index, image in enumerate(dataset.image_ids)}
+        self._images = Subset(augmented, [position[image] for image in ids])
+        self._batch_size, self._seed, self._device, self._num_workers = batch_size, seed, device, num_workers
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for epoch in count():
+            order = epoch_order(len(self._images), self._seed, epoch)
+            loader = DataLoader(
+                SeededItems(self._images, self._seed, epoch),
+                batch_sampler=[order[i : i + self._batch_size] for i in range(0, len(order), self._batch_size)],
+                num_workers=self._num_workers,
+                collate_fn=collate,
+                worker_init_fn=start_worker,
+            )
+            for images, _ in loader:
+                yield [image.to(self._device) for image in images]
