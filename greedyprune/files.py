@@ -1,5 +1,6 @@
-"""Files that a kill cannot leave half written."""
+"""Files that a kill cannot leave half written, and what tells them apart."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -22,3 +23,8 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's content, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

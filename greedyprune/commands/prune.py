@@ -20,7 +20,8 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.evaluation.evaluate import evaluate, subset_ids, typical_size
 from greedyprune.evaluation.predict import autocast
-from greedyprune.models import Detector, save_checkpoint
+from greedyprune.files import file_hash
+from greedyprune.models import Detector, load_model, save_checkpoint
 from greedyprune.models.registry import model_name
 from greedyprune.pruning.schedule import ScheduleOptions
 from greedyprune.pruning.sites import list_sites
@@ -141,8 +142,9 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
             print(f"study {name} is finished; this is its result", file=sys.stderr)
         if result is None or not slim_path.exists():
             try:
-                slim = _search(args, options, settings, model, images, cost, study)
+                slim, trial = _search(args, options, settings, model, images, cost, study, slim_path)
                 save_checkpoint(slim, slim_path)
+                study.set_fact("slim", {"trial": trial, "sha256": file_hash(slim_path)})
                 result = result or _final(args, settings["scorer"], model, slim, images.val, study)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
@@ -176,8 +178,14 @@ def _search(
     chosen: Chosen,
     cost: CostModel,
     study: Study,
-) -> Detector:
-    """Search to the end, from wherever the study stands; the slim model comes back."""
+    slim_path: Path,
+) -> tuple[Detector, int | None]:
+    """Search to the end, from wherever the study stands.
+
+    Returns:
+        The slim model, and the number of its trial, where it is of one. It is read from `slim_path` where that holds it
+        already: it may have taken long to mend.
+    """
     pruned = copy.deepcopy(model)
     device = next(model.parameters()).device
 
@@ -194,7 +202,7 @@ def _search(
         evaluator = Evaluator(pruned, subset, rest, score, chosen.val.coco)
         if isinstance(options, ScheduleOptions):
             with SearchDisplay() as display:
-                return transplant(model, search(pruned, options, evaluator, cost, study, display))
+                return transplant(model, search(pruned, options, evaluator, cost, study, display)), None
         saving = Saving(cost, options.cost, _latency(options, model, chosen, args.prune, study))
         if options.budget is not None:
             check_budget(saving, list_sites(model, args.prune), options.step, options.budget)
@@ -202,7 +210,11 @@ def _search(
             cutter = open_cutter(model, chosen.train, chosen.score, settings, room, args.num_workers, told.doing)
             best = GlobalSearch(pruned, cutter, options, evaluator, saving, study, told).run()
             _write_front(args, options, saving, study, told.console)
-            return cutter.slim(best)
+            trial = None if best is None else study.records().index(best)
+            known = study.facts().get("slim")
+            if slim_path.exists() and known == {"trial": trial, "sha256": file_hash(slim_path)}:
+                return load_model(slim_path).to(device), trial
+            return cutter.slim(best), trial
 
 
 def _write_front(

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 import os
 import shlex
 import sys
@@ -27,6 +26,7 @@ from greedyprune.data.cache import demo_data
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import train_transform
 from greedyprune.errors import UserError
+from greedyprune.files import file_hash
 from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_model
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
 from greedyprune.training.flags import add_flags, from_flags
@@ -136,7 +136,7 @@ def _from_checkpoint(
 
 
 def _fingerprint(path: Path | None) -> str:
-    return "random" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    return "random" if path is None else file_hash(path)
 
 
 def _report(position: Position, folder: Path) -> None:
