@@ -2,6 +2,7 @@
 
 from greedyprune.errors import UserError
 from greedyprune.models import build_model, load_checkpoint, load_model
+from greedyprune.models.deploy import deployed
 from greedyprune.version import __version__
 
-__all__ = ["UserError", "__version__", "build_model", "load_checkpoint", "load_model"]
+__all__ = ["UserError", "__version__", "build_model", "deployed", "load_checkpoint", "load_model"]
