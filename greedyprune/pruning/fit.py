@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from math import cos, pi
 
 import torch
 from torch import Tensor, nn
 
 BETAS = (0.9, 0.99)
-WARM_UP = 0.1  # share of the steps in which the learning rate rises; then it falls along a cosine
+WARM_UP = 0.1  # share of the steps in which the learning rate rises
+FIRST = 0.04  # of the highest learning rate is the first one
 FULL = 400  # steps; fewer leave no time to make good what large ones break
 
 
@@ -24,9 +26,7 @@ def fit(parameters: Sequence[nn.Parameter], losses: Iterator[Tensor], steps: int
         return
     rate *= min(1.0, steps / FULL)
     optimizer = torch.optim.Adam(parameters, lr=rate, betas=BETAS, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
     for parameter in parameters:
         parameter.requires_grad_(True)
     with torch.enable_grad():
@@ -38,3 +38,11 @@ def fit(parameters: Sequence[nn.Parameter], losses: Iterator[Tensor], steps: int
     for parameter in parameters:
         parameter.requires_grad_(False)
         parameter.grad = None
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """The learning rate of a step (from 0) over the highest one: up along a cosine, and down to 0 along another."""
+    top = max(0.0, WARM_UP * steps - 1)
+    if step < top:
+        return 1 - (1 - FIRST) * (1 + cos(pi * step / top)) / 2
+    return (1 + cos(pi * (step - top) / max(1.0, steps - 1 - top))) / 2
