@@ -123,10 +123,10 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--mend_steps",
         type=whole_number(0),
-        default=1200,
+        default=1100,
         metavar="N",
         help="steps that mend a narrower model on training images, without labels; 0: the closed form alone "
-        "(default: 1200)",
+        "(default: 1100)",
     )
     group.add_argument(
         "--mends",
