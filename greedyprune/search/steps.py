@@ -16,7 +16,7 @@ HALVINGS = 6  # of the interval of budgets: the least that holds is found to wit
 PACES = (0.04, 0.02, 0.01)  # shares of the sites' cost that a move tries to save, one after another
 SEARCHED = ("budget", "move", "mend")  # the phases of the search itself; what is asked beyond it comes after them
 SAMPLERS = ("tpe", "nsgaii")
-HEALED = 4.3  # times the damage that the best unmended widths do is what mended ones are first tried with
+HEALED = 4.9  # times the damage that the best unmended widths do is what mended ones are first tried with
 MEND_PACE = 0.04  # share of the sites' cost by which mended widths get narrower while all held
 FAILED_MENDS = 3  # after so many the search is at its end
 
