@@ -82,7 +82,7 @@ def open_cutter(
     mending = Mending(
         settings["mend_steps"],
         lambda: open_images(settings["mend_images"], "images to mend with"),
-        lessons(model, train, score, settings["mend_augment"], settings["seed"], num_workers),
+        lessons(model, train, score, settings.get("mend_augment", "detr"), settings["seed"], num_workers),
         -(-len(mended) // BATCH),
         room,
     )
