@@ -19,6 +19,7 @@ from torch import Tensor
 from greedyprune.cli import DEMO_MODEL, Parser, run
 from greedyprune.errors import UserError
 from greedyprune.models import Criterion, Denoising, Detector, build_model, load_model, pad_images
+from greedyprune.models.deploy import deployed
 from greedyprune.ops.built import find
 from greedyprune.ops.check import CASES, DTYPES, compare, implementations
 from greedyprune.ops.measure import FLAT, TOKENS, copy_rate, gathered, make_given
@@ -67,6 +68,7 @@ def agreement(model: Detector, device: torch.device, images: list[Tensor]) -> li
     slim, off = transplant(there, kept), masked(there, kept)
     rows = [
         ("float32 on the device = CPU", *_within(worst(reference, plain), 2e-3)),
+        ("deployed = plain", *_within(worst(outputs_of(deployed(there), images), plain), 2e-3)),
         ("slim = masked", *_within(worst(outputs_of(slim, images), outputs_of(off, images)), 1e-4)),
         ("bf16 = float32", *_within(worst(outputs_of(there, images, torch.bfloat16), plain), 0.1)),
     ]

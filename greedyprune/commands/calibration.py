@@ -79,10 +79,11 @@ def open_cutter(
         settings["seed"],
     )
     mended = calibration_ids(train, score, settings["mend_images"], settings["seed"])
+    augment = settings.get("mend_augment", "detr")  # the earliest studies do not say
     mending = Mending(
         settings["mend_steps"],
         lambda: open_images(settings["mend_images"], "images to mend with"),
-        lessons(model, train, score, settings.get("mend_augment", "detr"), settings["seed"], num_workers),
+        lessons(model, train, score, augment, settings["seed"], num_workers),
         -(-len(mended) // BATCH),
         room,
     )
