@@ -1,7 +1,7 @@
 """A site cut to a width: the tensors of its slim form."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from greedyprune.pruning.calibrate import SiteMoments
 from greedyprune.pruning.convolution import ConvolutionCut
 from greedyprune.pruning.refit import refit
 from greedyprune.pruning.sensitivity import channel_metric
-from greedyprune.pruning.sites import Site
+from greedyprune.pruning.sites import Site, Slice
 from greedyprune.pruning.transplant import rebuilt, slim_tensors
 
 State = Mapping[str, Tensor]
@@ -108,8 +108,39 @@ class BasisCut:
             result[part.name] = torch.stack(slim).flatten(0, 2).to(self.state[part.name].dtype)  # [blocks * width, ...]
         columns = self.values.output[..., :each].flatten(1)
         if self.refit:
-            return result | refitted(site, self.state, self.moments, torch.block_diag(*maps["value", 0]), columns)
-        return result | {site.reads: columns.to(self.state[site.reads].dtype)}
+            result |= refitted(site, self.state, self.moments, torch.block_diag(*maps["value", 0]), columns)
+        else:
+            result[site.reads] = columns.to(self.state[site.reads].dtype)
+        return self._balanced(result)
+
+    def _balanced(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same function with every channel scaled so that what it is multiplied with is as large as itself.
+
+        A basis that makes channels of variance 1 has huge values and a tiny output where a head carries next to
+        nothing: beyond half precision, and too stiff to learn.
+        """
+        squares: dict[tuple[str, int], Tensor] = {("output", 0): tensors[self.site.reads].double().square().sum(0)}
+        for part, role, block in self._blocks(tensors):
+            if block.dim() == 2:
+                key = role, part.spaces[0] if role != "value" else 0
+                squares[key] = squares.get(key, 0) + block.double().square().sum(1)
+        scales = {("value", 0): _scale(squares["output", 0], squares["value", 0])}
+        tensors[self.site.reads] = tensors[self.site.reads] / scales["value", 0].to(tensors[self.site.reads])
+        for space in () if self.shared else range(len(self.products)):  # keys of two products have one scale for both
+            scales["query", space] = _scale(squares["key", space], squares["query", space])
+            scales["key", space] = 1 / scales["query", space]
+        for part, role, block in self._blocks(tensors):
+            scale = scales.get((role, part.spaces[0] if role != "value" else 0))
+            if scale is not None:
+                block *= scale.to(block).view(-1, *[1] * (block.dim() - 1))
+        return tensors
+
+    def _blocks(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[Slice, str, Tensor]]:
+        """Every part of the slim tensors that writes channels, and what these are; a view."""
+        for part in self.site.slices:
+            if not part.output:
+                for role, block in zip(part.roles, tensors[part.name].unflatten(0, (part.blocks, -1)), strict=True):
+                    yield part, role, block
 
     def _maps(self, each: int) -> dict[tuple[str, int], Tensor]:
         """The map `[heads, each, d]` of every role and product."""
@@ -125,6 +156,12 @@ class BasisCut:
         for space, product in enumerate(self.products):
             maps |= {("query", space): product.query[:, :each], ("key", space): product.key[:, :each]}
         return maps
+
+
+def _scale(other: Tensor, own: Tensor) -> Tensor:
+    """What a channel is multiplied with to be as large as the other side, which is divided by it; squares are given."""
+    alive = (other > 0) & (own > 0)
+    return torch.where(alive, (other / own.clamp(min=1e-300)).clamp(min=1e-300) ** 0.25, 1.0)
 
 
 def refitted(site: Site, state: State, moments: SiteMoments, kept: Tensor, start: Tensor) -> dict[str, Tensor]:
