@@ -17,13 +17,13 @@ from greedyprune.cli import (
     open_model,
     whole_number,
 )
-from greedyprune.commands.calibration import BATCH, calibration_ids, lessons, scoring_ids
+from greedyprune.commands.calibration import BATCH, calibration_ids, open_mending, scoring_ids
 from greedyprune.commands.prune_options import add_mending_images
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
 from greedyprune.pruning.scorers import SCORERS, Given
 from greedyprune.pruning.sites import Site, list_sites
-from greedyprune.search.cutter import Cutter, Mending
+from greedyprune.search.cutter import Cutter
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.images import Images, Room
 
@@ -79,10 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     score = scoring_ids(train, 64, args.seed)
     ids = calibration_ids(train, score, args.calib_images, args.seed)
     calibration = Images(model, train, ids, BATCH, room, args.num_workers)
-    learned = calibration_ids(train, score, args.mend_images, args.seed) if args.mend_steps else []
-    kept = Images(model, train, learned, BATCH, room, args.num_workers)
-    again = lessons(model, train, score, args.mend_augment, args.seed, args.num_workers)
-    mending = Mending(args.mend_steps, lambda: kept, again, -(-len(learned) // BATCH), room)
+    mending = open_mending(model, train, score, vars(args), room, args.num_workers)
     judged = Images(model, val, subset_ids(val.image_ids, args.eval_images, args.seed), args.batch_size, room)
     none = Images(model, val, [], args.batch_size, room)
 
@@ -99,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     _ = given.moments, given.unfolded
     print(f"statistics of the calibration images took {time.perf_counter() - started:.1f} s")
+    if args.mend_steps and args.prune == "transformer":
+        mending.kept()  # before the clock: all scorers have the same ones
     for scorer in args.scorers:
         for refit, mends in ((True, True), (True, False), (False, False)):
             if args.mend_steps or not mends:

@@ -1,6 +1,7 @@
 """Training images of the closed form and of mending: which they are, and a cutter that works with them."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from greedyprune.data.coco import CocoDetection
@@ -37,12 +38,27 @@ def calibration_ids(train: CocoDetection, score: list[int], images: int, seed: i
     return subset_ids(others, images, seed)
 
 
-def lessons(
-    model: Detector, train: CocoDetection, score: list[int], augment: str, seed: int, num_workers: int
-) -> Lessons:
-    """All training images but the scoring ones, augmented."""
-    ids, device = calibration_ids(train, score, 0, seed), next(model.parameters()).device
-    return Lessons(train, ids, augment, model.info, BATCH, seed, device, num_workers)
+def open_mending(
+    model: Detector,
+    train: CocoDetection,
+    score: list[int],
+    settings: Mapping[str, Any],
+    room: Room,
+    num_workers: int,
+) -> Mending:
+    """What slim models are mended with, as a study's settings say; see `open_cutter`."""
+    seed, device = settings["seed"], next(model.parameters()).device
+    augment = settings.get("mend_augment", "detr")  # the earliest studies do not say
+    every = calibration_ids(train, score, 0, seed)
+    ids = calibration_ids(train, score, settings["mend_images"], seed)
+    told = progress_bar("backbone, images to mend with")
+    return Mending(
+        settings["mend_steps"],
+        cache(lambda: Images(model, train, ids, BATCH, room, num_workers, told)),
+        Lessons(train, every, augment, model.info, BATCH, seed, device, num_workers),
+        -(-len(ids) // BATCH),
+        room,
+    )
 
 
 def open_cutter(
@@ -66,11 +82,8 @@ def open_cutter(
         doing: is told what takes time.
     """
 
-    def open_images(number: int, text: str) -> Images:
-        ids = calibration_ids(train, score, number, settings["seed"])
-        return Images(model, train, ids, BATCH, room, num_workers, progress_bar(f"backbone, {text}"))
-
-    images = open_images(settings["calib_images"], "calibration images")
+    ids = calibration_ids(train, score, settings["calib_images"], settings["seed"])
+    images = Images(model, train, ids, BATCH, room, num_workers, progress_bar("backbone, calibration images"))
     given = Given(
         model,
         list_sites(model, settings["prune"]),
@@ -78,13 +91,5 @@ def open_cutter(
         images.pictures,
         settings["seed"],
     )
-    mended = calibration_ids(train, score, settings["mend_images"], settings["seed"])
-    augment = settings.get("mend_augment", "detr")  # the earliest studies do not say
-    mending = Mending(
-        settings["mend_steps"],
-        lambda: open_images(settings["mend_images"], "images to mend with"),
-        lessons(model, train, score, augment, settings["seed"], num_workers),
-        -(-len(mended) // BATCH),
-        room,
-    )
+    mending = open_mending(model, train, score, settings, room, num_workers)
     return Cutter(given, settings["scorer"], settings["refit"], mending, doing)

@@ -14,7 +14,7 @@ from greedyprune.pruning.calibrate import SiteMoments
 from greedyprune.pruning.convolution import ConvolutionCut
 from greedyprune.pruning.refit import refit
 from greedyprune.pruning.sensitivity import channel_metric
-from greedyprune.pruning.sites import Site, Slice
+from greedyprune.pruning.sites import Site
 from greedyprune.pruning.transplant import rebuilt, slim_tensors
 
 State = Mapping[str, Tensor]
@@ -120,27 +120,25 @@ class BasisCut:
         nothing: beyond half precision, and too stiff to learn.
         """
         squares: dict[tuple[str, int], Tensor] = {("output", 0): tensors[self.site.reads].double().square().sum(0)}
-        for part, role, block in self._blocks(tensors):
+        for key, block in self._blocks(tensors):
             if block.dim() == 2:
-                key = role, part.spaces[0] if role != "value" else 0
                 squares[key] = squares.get(key, 0) + block.double().square().sum(1)
         scales = {("value", 0): _scale(squares["output", 0], squares["value", 0])}
         tensors[self.site.reads] = tensors[self.site.reads] / scales["value", 0].to(tensors[self.site.reads])
         for space in () if self.shared else range(len(self.products)):  # keys of two products have one scale for both
             scales["query", space] = _scale(squares["key", space], squares["query", space])
             scales["key", space] = 1 / scales["query", space]
-        for part, role, block in self._blocks(tensors):
-            scale = scales.get((role, part.spaces[0] if role != "value" else 0))
-            if scale is not None:
+        for key, block in self._blocks(tensors):
+            if (scale := scales.get(key)) is not None:
                 block *= scale.to(block).view(-1, *[1] * (block.dim() - 1))
         return tensors
 
-    def _blocks(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[Slice, str, Tensor]]:
-        """Every part of the slim tensors that writes channels, and what these are; a view."""
+    def _blocks(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[tuple[str, int], Tensor]]:
+        """Every part of the slim tensors that writes channels, a view, by their role and product."""
         for part in self.site.slices:
             if not part.output:
                 for role, block in zip(part.roles, tensors[part.name].unflatten(0, (part.blocks, -1)), strict=True):
-                    yield part, role, block
+                    yield (role, part.spaces[0] if role != "value" else 0), block
 
     def _maps(self, each: int) -> dict[tuple[str, int], Tensor]:
         """The map `[heads, each, d]` of every role and product."""

@@ -87,7 +87,8 @@ class Store:
         return path, 0
 
     def get(self, place: Any) -> Any:
-        return torch.load(path, weights_only=False) if isinstance(path := place, Path) else place
+        # Only this process can write into its temporary folder: these are the things that `put` put there.
+        return torch.load(place, weights_only=False) if isinstance(place, Path) else place
 
     def drop(self, place: Any, size: int) -> None:
         self._left += size

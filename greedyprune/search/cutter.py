@@ -22,8 +22,8 @@ class Mending:
 
     Attributes:
         steps: of one batch each.
-        kept: makes the images that a slim model with the dense backbone learns from; asked for once, when they are
-            needed.
+        kept: makes the images that a slim model with the dense backbone learns from; always the same ones, made
+            when they are needed first.
         lessons: what one with a cut backbone learns from: endless batches of images.
         keep: how many of those its layers learn from one after another.
         room: where what is kept of the images is.
