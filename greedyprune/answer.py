@@ -3,10 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import log
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+NOTHING = 0.01  # chance of an object where there is none
 
 
 class Link(ABC):
@@ -32,6 +36,10 @@ class Link(ABC):
     def root(self, logits: Tensor, signs: Tensor) -> Tensor:
         """A s `[..., C]` of signs s `[..., C]`, with A A^T = H at the logits `[..., C]`."""
 
+    @abstractmethod
+    def absence(self, logits: Tensor) -> Tensor:
+        """Divergence `[...]` of the chances of logits `[..., C]` from those of a query that finds nothing."""
+
     def confidence(self, logits: Tensor) -> Tensor:
         """Chance `[...]` of the best class."""
         return self.chances(logits).amax(-1)
@@ -55,6 +63,10 @@ class Sigmoid(Link):
         return (chance * (1 - chance)).sqrt() * signs
 
 
+    def absence(self, logits: Tensor) -> Tensor:
+        return _binary_divergence(logits.sigmoid()).sum(-1)
+
+
 class Softmax(Link):
     """One chance shared by all classes and "no object", the last logit, as in DETR."""
 
@@ -73,6 +85,13 @@ class Softmax(Link):
         chance = logits.softmax(-1)
         spread = chance.sqrt() * signs
         return spread - chance * spread.sum(-1, keepdim=True)
+
+
+    def absence(self, logits: Tensor) -> Tensor:
+        chance, classes = logits.softmax(-1), logits.shape[-1] - 1
+        nothing = torch.full_like(chance[..., -1:], 1 - NOTHING)
+        background = torch.cat((torch.full_like(chance[..., :-1], NOTHING / classes), nothing), dim=-1)
+        return (torch.xlogy(chance, chance) - chance * background.log()).sum(-1)
 
 
 class ObjectnessSoftmax(Link):
@@ -96,6 +115,16 @@ class ObjectnessSoftmax(Link):
         spread = chance.sqrt() * signs[..., 1:]
         classes = found.sqrt() * (spread - chance * spread.sum(-1, keepdim=True))
         return torch.cat(((found * (1 - found)).sqrt() * signs[..., :1], classes), dim=-1)
+
+
+    def absence(self, logits: Tensor) -> Tensor:
+        return _binary_divergence(logits[..., 0].sigmoid())
+
+
+def _binary_divergence(chance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of chances from `NOTHING`, each."""
+    own = torch.xlogy(chance, chance) + torch.xlogy(1 - chance, 1 - chance)
+    return own - chance * log(NOTHING) - (1 - chance) * log(1 - NOTHING)
 
 
 @dataclass(frozen=True)

@@ -5,33 +5,48 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from greedyprune.models.detector import Outputs
-from greedyprune.pruning.knapsack import allocate
-from greedyprune.pruning.sites import Site
+from greedyprune.answer import Answer
+from greedyprune.pruning.knapsack import Choices, allocate, cheapest
+from greedyprune.sites import Site
+from greedyprune.sites.change import Pairing
 
 BOX_CURVATURE = 50.0**2  # of a box coordinate, in units of the image's side, against a logit's
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
 
-def divergence(answer: Outputs, dense: Outputs) -> Tensor:
+def divergence(answer: Answer, dense: Answer, pairing: Pairing = Pairing()) -> Tensor:
     """How far an answer is from the dense model's, as the loss curves there; `[B]`, 0 when they are the same.
 
-    The second-order term of the loss in what the last decoder layer says, the dense answer taken as the truth: summed
-    over the queries, p (1 - p) / 2 times the squared error of each logit, and the squared error of each box coordinate
-    as much as the dense query is confident. Such errors of several sites add up, which differences of the loss itself
-    do not: near the dense model these are linear in the errors, and their sign is that of the images' own noise.
+    The second-order term of the loss in what the last layer says, the dense answer taken as the truth: summed over the
+    queries, e^T H e / 2 of the error e of the logits, H being the curvature of their link, and the squared error of
+    each box coordinate as much as the dense query is confident. Such errors of several sites add up, which differences
+    of the loss itself do not: near the dense model these are linear in the errors, and their sign is that of the
+    images' own noise. A dense query that is gone costs what answering nothing in its place would.
+
+    Args:
+        answer: of the changed model.
+        dense: of the dense one.
+        pairing: which of the dense queries are left.
     """
-    chance = dense["pred_logits"].sigmoid()
-    logits = chance * (1 - chance) / 2 * (answer["pred_logits"] - dense["pred_logits"]).square()
-    boxes = chance.amax(-1, keepdim=True) * (answer["pred_boxes"] - dense["pred_boxes"]).square()
-    return logits.sum((1, 2)) + BOX_CURVATURE * boxes.sum((1, 2))
+    link, aim = dense.link, dense
+    absent = torch.zeros_like(dense.boxes[:, 0, 0])
+    if pairing.queries is not None:
+        aim = dense.of_queries(pairing.queries)
+        left = torch.ones(dense.logits.shape[1], dtype=torch.bool)
+        left[pairing.queries] = False
+        absent = link.absence(dense.logits[:, left.to(dense.logits.device)]).sum(1)
+    logits = link.half_curvature(aim.logits, answer.logits - aim.logits)
+    boxes = link.confidence(aim.logits)[..., None] * (answer.boxes - aim.boxes).square()
+    return absent + logits.sum(1) + BOX_CURVATURE * boxes.sum((1, 2))
 
 
 def width_grid(site: Site, step: int, shares: Sequence[float] = SHARES) -> list[int]:
     """Widths to measure, ascending: shares of the full width, rounded up to the step, and the full one."""
-    return sorted({min(site.width, max(step, ceil(site.width * share / step) * step)) for share in (0.0, *shares, 1.0)})
+    least = max(site.least, step) if site.least else 0
+    return sorted({min(site.full, max(least, ceil(site.full * share / step) * step)) for share in (0.0, *shares, 1.0)})
 
 
 @dataclass(frozen=True)
@@ -39,10 +54,12 @@ class DamageTable:
     """Measured damage of every site's widths, and what lies between them.
 
     Attributes:
+        sites: the sites.
         points: site name -> (widths ascending, damage of each).
         steps: site name -> the step of its width.
     """
 
+    sites: Sequence[Site]
     points: Mapping[str, tuple[Sequence[int], Sequence[float]]]
     steps: Mapping[str, int]
 
@@ -70,22 +87,32 @@ class DamageTable:
         less until the real cost is within the budget.
 
         Args:
-            cost: of a site at a width.
+            cost: of a site at a width; of one that other sites are inside of, without theirs.
             total: of all sites at their widths.
             budget: the most that `total` may be; below the least possible it is the least possible.
 
         Returns:
-            Width by site name, and their total damage.
+            Width by site name, and their total damage. What is inside something that leaves keeps its width.
         """
-        names = list(self.points)
-        costs = [[cost(name, width) for width in self.widths(name)] for name in names]
-        damages = [self.damage(name) for name in names]
-        least = sum(min(row) for row in costs)
+        numbers = {site.name: number for number, site in enumerate(self.sites)}
+        choices = [
+            Choices(
+                self.damage(site.name),
+                [cost(site.name, width) for width in self.widths(site.name)],
+                numbers.get(site.inside, -1),
+                getattr(site, "one_of", ""),
+            )
+            for site in self.sites
+        ]
+        least = cheapest(choices)
         allowed = budget
         while True:
-            chosen = allocate(damages, costs, max(allowed, least))
-            widths = {name: self.widths(name)[i] for name, i in zip(names, chosen, strict=True)}
+            chosen = allocate(choices, max(allowed, least))
+            widths, damage = {}, 0.0
+            for site, choice, index in zip(self.sites, choices, chosen, strict=True):
+                widths[site.name] = self.widths(site.name)[-1 if index is None else index]
+                damage += 0.0 if index is None else choice.damages[index]
             real = total(widths)
             if real <= budget * (1 + 1e-9) or allowed <= least:
-                return widths, sum(row[i] for row, i in zip(damages, chosen, strict=True))
+                return widths, damage
             allowed = min(allowed - (real - budget), allowed * 0.999)

@@ -1,61 +1,19 @@
-"""Kept sets: which channels of a site survive."""
+"""Kept sets from scores, and from what published searches left behind."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from greedyprune.cfgs import Cfgs
 from greedyprune.errors import UserError
-from greedyprune.models.detector import Detector
-from greedyprune.pruning.sites import Site, list_sites
-
-KeptSets = dict[str, tuple[int, ...]]
-
-
-def check_kept(site: Site, kept: Iterable[int]) -> tuple[int, ...]:
-    """A site's kept set, ascending.
-
-    Raises:
-        UserError: it is empty, names a channel twice or one that is not there, keeps more of one head than of
-            another, or a part of one where heads leave whole.
-    """
-    channels = tuple(sorted(kept))
-    if not channels:
-        raise UserError(f"site {site.name} keeps no channel; it needs at least {site.grain}")
-    if len(set(channels)) != len(channels) or channels[0] < 0 or channels[-1] >= site.width:
-        raise UserError(f"site {site.name}: kept channels must be different numbers of 0..{site.width - 1}")
-    whole = {unit * site.unit + offset for unit in site.units(channels) for offset in range(site.unit)}
-    if torn := whole.difference(channels):
-        raise UserError(
-            f"site {site.name} keeps a part of head {min(torn) // site.unit}; its {site.unit} channels stay together"
-        )
-    counts = group_counts(site, channels)
-    if len(set(counts)) != 1:
-        raise UserError(f"site {site.name}: heads keep different numbers of channels: {counts}")
-    return channels
+from greedyprune.pruning.kinds.channels import ChannelSite
+from greedyprune.pruning.scorers.magnitude import magnitudes
+from greedyprune.pruning.transplant import KeptSets
+from greedyprune.sites import AttentionSite, HiddenSite, Site, Widths
 
 
-def group_counts(site: Site, kept: Iterable[int]) -> list[int]:
-    """Kept channels of each group."""
-    counts = [0] * site.groups
-    for channel in kept:
-        counts[channel // site.group_width] += 1
-    return counts
-
-
-def full_kept(site: Site) -> tuple[int, ...]:
-    """Every channel."""
-    return tuple(range(site.width))
-
-
-def kept_cfgs(model: Detector, kept: Mapping[str, Sequence[int]]) -> Cfgs:
-    """The widths that kept sets leave of a model; a site that is not named stays as it is."""
-    return model.cfgs.replace({name: len(channels) for name, channels in kept.items()})
-
-
-def kept_from_scores(site: Site, scores: Tensor, width: int) -> tuple[int, ...]:
-    """The `width` best channels by score `[site.width]`, the same number in every group; ties go to the first.
+def kept_from_scores(site: ChannelSite, scores: Tensor, width: int) -> tuple[int, ...]:
+    """The `width` best channels by score `[site.full]`, the same number in every group; ties go to the first.
 
     Channels that stay together have the sum of their scores.
     """
@@ -66,41 +24,26 @@ def kept_from_scores(site: Site, scores: Tensor, width: int) -> tuple[int, ...]:
     return tuple(sorted(channels.flatten().tolist()))
 
 
-def kept_by_magnitude(model: Detector, cfgs: Cfgs) -> KeptSets:
-    """Kept sets for people who have only the widths; see `magnitudes`. A dense backbone's channels are not named."""
-    state = model.state_dict()
-    widths = cfgs.widths("all")
-    sites = list_sites(model, "all" if cfgs.backbone else "transformer")
-    return {site.name: kept_from_scores(site, magnitudes(site, state), widths[site.name]) for site in sites}
+def kept_by_magnitude(sites: Sequence[Site], state: Mapping[str, Tensor], widths: Widths) -> KeptSets:
+    """Kept sets for people who have only the widths: channels by `magnitudes`, and the first items of counts."""
+    kept: KeptSets = {}
+    for site in sites:
+        width = widths.get(site.name, site.full)
+        if isinstance(site, (AttentionSite, HiddenSite)) and width:
+            kept[site.name] = kept_from_scores(site, magnitudes(site, state), width)
+        elif width < site.full:
+            kept[site.name] = tuple(range(width))
+    return kept
 
 
-def magnitudes(site: Site, state: Mapping[str, Tensor]) -> Tensor:
-    """A score `[width]` of each channel from the weights alone.
-
-    It is the product of the L2 norms of the weights that write the channel and of those that read it, over all tensors
-    that are sliced with it.
-    """
-    written, read = torch.zeros(site.width), torch.zeros(site.width)
-    for part in site.slices:
-        if part.roles in (("sampling",), ("statistic",)):
-            continue
-        tensor = state[part.name].detach().float().cpu().movedim(part.dim, 0)
-        power = tensor.reshape(part.blocks, site.width, -1).square().sum((0, 2))  # [width]
-        if part.output:
-            read += power
-        else:
-            written += power
-    return (written * read).sqrt()
-
-
-def kept_from_masks(model: Detector, masks: Mapping[str, Tensor]) -> tuple[KeptSets, int]:
+def kept_from_masks(sites: Sequence[Site], masks: Mapping[str, Tensor]) -> tuple[KeptSets, int]:
     """Kept sets of a published search-time checkpoint.
 
     The published search lets channels wander between heads. Here every head keeps the same number, so heads with too
     many give up the channels with the smallest `prune_a`, and heads with too few take back their largest.
 
     Args:
-        model: the dense detector.
+        sites: of the dense detector.
         masks: site name -> `prune_a` `[width]`; a channel is kept where it is > 0.
 
     Returns:
@@ -111,17 +54,16 @@ def kept_from_masks(model: Detector, masks: Mapping[str, Tensor]) -> tuple[KeptS
     """
     kept: KeptSets = {}
     exchanged = 0
-    for site in list_sites(model):
-        if site.name not in masks:
+    for site in sites:
+        if site.name not in masks or not isinstance(site, (AttentionSite, HiddenSite)):
             continue
-        mask = masks[site.name]
-        if len(mask) != site.width:
-            raise UserError(f"the search mask of {site.name} has {len(mask)} channels, the model has {site.width}")
-        chosen = int((mask > 0).sum())
-        if not chosen:
+        scores = masks[site.name]
+        if len(scores) != site.full:
+            raise UserError(f"the search mask of {site.name} has {len(scores)} channels, the model has {site.full}")
+        wanted = set(torch.nonzero(scores > 0).flatten().tolist())
+        if not wanted:
             raise UserError(f"the search mask of {site.name} keeps no channel: the search had not reached it")
-        width = max(site.grain, round(chosen / site.grain) * site.grain)
-        kept[site.name] = kept_from_scores(site, mask, width)
-        wanted = set(torch.nonzero(mask > 0).flatten().tolist())
+        width = max(site.grain, round(len(wanted) / site.grain) * site.grain)
+        kept[site.name] = kept_from_scores(site, scores, width)
         exchanged += len(set(kept[site.name]) - wanted)
     return kept, exchanged

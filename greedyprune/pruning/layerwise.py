@@ -1,123 +1,151 @@
-"""Mend a slim model part by part: each gives again what the dense one's part gives."""
+"""Mending of a slim model part by part: each gives again what the dense one's part gives."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from greedyprune.models.batch import as_batch
-from greedyprune.models.deploy import deployed
-from greedyprune.models.detector import Detector
-from greedyprune.models.layers import Layer
+from greedyprune.families.base import Block, Family
 from greedyprune.pruning.fit import fit
-from greedyprune.pruning.prefix import Place, Prefix, advance, asked_as
+from greedyprune.pruning.marked import Call
+from greedyprune.pruning.replay import INPUTS, Replay, Tape
 from greedyprune.pruning.shelf import Shelf
+from greedyprune.pruning.tree import tensors_in
+from greedyprune.sites.change import Pairing
 
-RATE = 2e-3  # of Adam, for half a layer
-BLOCK_RATE = 1e-3  # for a block of the backbone
-NOISE = 1e-10  # of the dense tokens' power: what rounding alone leaves, from which there is nothing to learn
+RATE = 2e-3  # of Adam, for a chained block
+SINGLE_RATE = 1e-3  # for a block that learns from the dense model's inputs
+NOISE = 1e-10  # of the dense outputs' power: what rounding alone leaves, from which there is nothing to learn
 
 Batch = Sequence[Tensor]
 
 
-def mend_layers(
-    dense: Detector,
-    slim: Detector,
-    theirs: Shelf[Prefix],
-    own: Shelf[Prefix],
+class Aim:
+    """The distance of what a module of a slim model gives from what the dense one's gives.
+
+    Args:
+        family: of the models.
+        model: the slim one.
+        pairing: which of the dense queries it still has.
+    """
+
+    def __init__(self, family: Family, model: nn.Module, pairing: Pairing) -> None:
+        self.family, self.model, self.pairing = family, model, pairing
+
+    def pair(self, module: str, inputs: Any, output: Any, dense: Any) -> tuple[Tensor, Tensor]:
+        """What a module gave in both models `[n, ...]`, without padding and without queries that are gone."""
+        own, its = tensors_in(output)[0], tensors_in(dense)[0]
+        queries = self.pairing.queries
+        if queries is not None and own.shape != its.shape:
+            its = its.index_select(1, queries.to(its.device))
+        shown = self.family.shown(self.model, inputs, module, own)
+        if shown is None:
+            return own.flatten(0, 1), its.flatten(0, 1)
+        if own.dim() == 4:
+            own, its = own.movedim(1, -1), its.movedim(1, -1)
+        return own[shown], its[shown]
+
+    def error(self, module: str, inputs: Any, output: Any, dense: Any) -> Tensor:
+        """Mean squared error."""
+        return F.mse_loss(*self.pair(module, inputs, output, dense))
+
+
+def parameters_of(model: nn.Module, modules: Iterable[str]) -> list[nn.Parameter]:
+    """The parameters of modules, each once."""
+    found = {id(p): p for name in modules for p in model.get_submodule(name).parameters()}
+    return list(found.values())
+
+
+def mend_chain(
+    aim: Aim,
+    blocks: Sequence[Block],
+    dense: Replay,
+    slim: Replay,
+    theirs: Shelf[Tape],
+    own: Shelf[Tape],
     steps: int,
     tell: Callable[[str], None],
 ) -> None:
-    """Train half layer after half layer, in place: of what the mended ones before it give, it makes the dense tokens.
+    """Train block after block, in place: of what the mended ones before it give, it makes what the dense one gives.
 
     Args:
-        dense: the dense model.
-        slim: one with the same layers, none of whose parameters takes gradients.
-        theirs: batches of images before the dense model's first encoder layer; afterwards they are after its last one.
-        own: the same before the slim model's, and after it.
-        steps: of one batch each, for every half layer.
+        aim: what is compared, and how.
+        blocks: chained ones, front to back, that both models have.
+        dense: passes of the dense model.
+        slim: passes of the slim one, none of whose parameters takes gradients.
+        theirs: batches of images before the first block in the dense model; afterwards they are after the last one.
+        own: the same in the slim model.
+        steps: of one batch each, for every block.
         tell: is told which one learns.
     """
-    for place, end in _halves(dense):
+    for block in blocks:
+        end: Call = (block.ends, 0)
+        for replay in (dense, slim):  # what a block is held to is kept, even where nothing after it reads it
+            replay.known.demanded |= {(end, 0)}
+        theirs.replace(lambda tape, end=end: dense.forwarded(tape, end, after=True))
         with torch.no_grad():
-            theirs.replace(partial(advance, dense, place=place))
-            own.replace(partial(advance, slim, place=place))
-            if place == Place(True, 0):
-                own.replace(asked_as, theirs)
-            theirs.replace(partial(advance, dense, place=end))
-        if _differs(advance(slim, own[0], end), theirs[0]):
-            tell(f"mending {place}")
-            pairs = zip(own.forever(), theirs.forever(), strict=True)
-            losses = (_error(advance(slim, prefix, end), aim) for prefix, aim in pairs)
-            fit(_half(slim, place), losses, steps, RATE)
-        with torch.no_grad():
-            own.replace(partial(advance, slim, place=end))
+            first, wanted = slim.output(own[0], end), theirs[0]
+            error = aim.error(block.ends, own[0].values[INPUTS], first, wanted.values[end])
+            power = tensors_in(wanted.values[end])[0].square().mean()
+        if error > NOISE * power:
+            tell(f"mending {block.label}")
+            losses = _losses(aim, slim, own, theirs, end)
+            fit(parameters_of(slim.model, block.learns), losses, steps, RATE)
+        own.replace(lambda tape, end=end: slim.forwarded(tape, end, after=True))
 
 
-def _halves(model: Detector) -> Iterator[tuple[Place, Place]]:
-    """Where each half of a layer starts and ends, front to back."""
-    for decoder, layers in ((False, model.transformer.encoder.layers), (True, model.transformer.decoder.layers)):
-        for layer in range(len(layers)):
-            yield Place(decoder, layer), Place(decoder, layer, True)
-            yield Place(decoder, layer, True), Place(decoder, layer + 1)
+def _losses(aim: Aim, slim: Replay, own: Shelf[Tape], theirs: Shelf[Tape], end: Call) -> Iterator[Tensor]:
+    for tape, wanted in zip(own.forever(), theirs.forever(), strict=True):
+        yield aim.error(end[0], tape.values[INPUTS], slim.output(tape, end), wanted.values[end])
 
 
-def _half(model: Detector, place: Place) -> list[nn.Parameter]:
-    layers = model.transformer.decoder.layers if place.decoder else model.transformer.encoder.layers
-    layer = layers[place.layer]
-    assert isinstance(layer, Layer)
-    return layer.half_parameters(place.ffn)
-
-
-def _stream(prefix: Prefix) -> Tensor:
-    """What the layers hand on `[n, dim]`, without padding."""
-    if prefix.content is not None:
-        return prefix.content.flatten(0, 1)
-    return prefix.tokens.flatten(0, 1) if prefix.mask is None else prefix.tokens[prefix.mask.flatten(1)]
-
-
-def _error(prefix: Prefix, aim: Prefix) -> Tensor:
-    return F.mse_loss(_stream(prefix), _stream(aim))
-
-
-def _differs(prefix: Prefix, aim: Prefix) -> bool:
-    return bool(_error(prefix, aim) > NOISE * _stream(aim).square().mean())
-
-
-def mend_blocks(dense: Detector, slim: Detector, images: Iterable[Batch], steps: int) -> None:
-    """Train the blocks of a cut backbone, in place: each makes the dense block's output of the dense block's input.
+def mend_singles(
+    aim: Aim, blocks: Sequence[Block], dense: nn.Module, slim: nn.Module, images: Iterable[Batch], steps: int
+) -> None:
+    """Train blocks that are one module each, in place: each makes the dense one's output of the dense one's input.
 
     All of them learn at once, so that no feature map has to be kept.
 
     Args:
+        aim: what is compared, and how.
+        blocks: those that are not chained; the ones that are cut learn.
         dense: the dense model.
-        slim: one with the same blocks, none of whose parameters takes gradients.
+        slim: the slim one, none of whose parameters takes gradients.
         images: endless batches of images.
         steps: of one batch each.
     """
-    theirs, ours = dense.feature_extractor.blocks, slim.feature_extractor.blocks
-    fast = deployed(dense).feature_extractor
-    cut = [(fast.blocks[name], own) for name, own in ours.items() if _shapes(theirs[name]) != _shapes(own)]
-    device = next(dense.parameters()).device
-    seen: dict[nn.Module, tuple[tuple[Any, ...], Tensor]] = {}
-
-    def watch(block: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        seen[block] = args, output
+    family = aim.family
+    cut = [b for b in blocks if _shapes(dense.get_submodule(b.ends)) != _shapes(slim.get_submodule(b.ends))]
+    if not cut:
+        return
+    fast = family.deployed(dense)
+    seen: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {}
 
     def losses() -> Iterator[Tensor]:
         for batch in images:
+            inputs = family.inputs(fast, batch)
             with torch.no_grad():
-                fast.pyramid(as_batch(batch).to(device))
-            yield torch.stack([F.mse_loss(own(*seen[block][0]), seen[block][1]) for block, own in cut]).sum()
+                family.answer(fast, inputs, last_only=True)
+            errors = []
+            for block in cut:
+                args, named, output = seen[block.ends]
+                own = slim.get_submodule(block.ends)(*args, **named)
+                errors.append(F.mse_loss(tensors_in(own)[0], tensors_in(output)[0]))
+            yield torch.stack(errors).sum()
 
     with ExitStack() as stack:
-        for block, _ in cut:
-            stack.callback(block.register_forward_hook(watch).remove)
-        fit([parameter for _, own in cut for parameter in own.parameters()], losses(), steps, BLOCK_RATE)
+        for block in cut:
+
+            def watch(module: nn.Module, args: Any, named: Any, output: Any, name: str = block.ends) -> None:
+                seen[name] = args, named, output
+
+            handle = fast.get_submodule(block.ends).register_forward_hook(watch, with_kwargs=True)
+            stack.callback(handle.remove)
+        learning = parameters_of(slim, [module for block in cut for module in block.learns])
+        fit(learning, losses(), steps, SINGLE_RATE)
 
 
 def _shapes(module: nn.Module) -> list[torch.Size]:

@@ -1,130 +1,214 @@
-"""Mend a slim model: it learns to answer as the dense model does, on training images without labels.
+"""Mending: a slim model learns to answer as the dense model does, on training images without labels.
 
 The closed form cuts every site by itself and solves only for what reads its channels. Mending starts there and moves
-all weights of the layers: first half layer after half layer, then all of them together.
+all weights that come after the first site: first block after block, then all of them together.
 """
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from greedyprune.models.answers import answer_errors
-from greedyprune.models.deploy import deployed
-from greedyprune.models.detector import Detector, Outputs
+from greedyprune.answer import Answer
+from greedyprune.families.base import Family
+from greedyprune.pruning.answers import answer_errors
+from greedyprune.pruning.bench import Activations
 from greedyprune.pruning.fit import fit
-from greedyprune.pruning.layerwise import Batch, mend_blocks, mend_layers
-from greedyprune.pruning.prefix import Place, Prefix, advance, asked_as, begin, finish
+from greedyprune.pruning.layerwise import Aim, Batch, mend_chain, mend_singles
+from greedyprune.pruning.marked import Call, Missing
+from greedyprune.pruning.pairing import counterpart
+from greedyprune.pruning.replay import INPUTS, Order, Replay, Tape
 from greedyprune.pruning.shelf import Shelf, Store
+from greedyprune.sites import Change
 
-RATE = 3e-4  # of Adam, for all layers together
-# A batch before the slim model's first layer and after the dense model's last one, and what the dense model answers.
-Lesson = tuple[Prefix, Prefix, Outputs]
-HIDDEN_WEIGHT = 0.1  # of the decoder's states and the memory against the answers
+RATE = 3e-4  # of Adam, for all weights together
+HINT_WEIGHT = 0.1  # of what modules inside give, against the answers
 
 
-def mend(
-    dense: Detector,
-    slim: Detector,
-    prefixes: Iterable[Prefix],
-    steps: int,
-    images: Iterable[Batch] | None = None,
-    keep: int = 0,
-    tell: Callable[[str], None] = lambda text: None,
-    room: int = sys.maxsize,
-) -> list[str]:
-    """Train a slim model in place: its encoder's and decoder's layers, and the blocks of a backbone that is cut.
+@dataclass(frozen=True)
+class Lesson:
+    """What a slim model learns of one batch.
 
-    A pure function of the two models and the batches. It takes the memory of training on one batch, and what there is
-    room for of the tokens of all images at two places of the Transformer and of the dense answers.
+    Attributes:
+        start: where its pass starts.
+        answer: what it should answer.
+        hints: what modules of the dense model give, by their name.
+    """
+
+    start: Tape
+    answer: Answer
+    hints: dict[str, Any]
+
+
+class Mender:
+    """Mends one slim model in place; a pure function of the two models and the batches.
+
+    It takes the memory of training on one batch, and what there is room for of what the models make of all images.
 
     Args:
+        family: of the models.
         dense: the dense model, in eval mode; it is not changed.
-        slim: one with the same layers, in eval mode.
-        prefixes: batches of images before the dense model's first encoder layer, not made in inference mode; what a
-            slim model with the dense backbone learns from.
-        steps: of one batch each, for all layers together; before them each half of a layer has half as many.
-        images: endless batches of images themselves, the same whenever they are iterated over; what a slim model
-            with a cut backbone learns from instead. None: it has the dense one.
-        keep: how many of those the layers learn from one after another, which are kept as prefixes are.
+        slim: a copy of it with a change put on it, in eval mode.
+        change: the change.
+        steps: of one batch each, for all weights together; before them each block has half as many.
         tell: is told what takes time.
         room: bytes of memory for what is kept of the images; the rest goes to temporary files.
-
-    Returns:
-        The names of the parameters that learned.
     """
-    if slim.cfgs == dense.cfgs:
-        return []  # nothing is cut: there is only rounding to learn from
-    takes = [parameter.requires_grad for parameter in slim.parameters()]
-    slim.requires_grad_(False)
-    learning = [*slim.transformer.encoder.layers.parameters(), *slim.transformer.decoder.layers.parameters()]
-    with Store(room) as store:
-        if images is None:
-            theirs = Shelf(store, prefixes)
-            starts = Shelf(store, theirs)
-            own = Shelf(store, starts)
-        else:
-            tell("mending the backbone")
-            mend_blocks(dense, slim, images, steps // 2)
-            learning += [p for block in slim.feature_extractor.blocks.values() for p in block.parameters()]
-            theirs, own = (Shelf(store, islice(_begun(model, images), keep)) for model in (dense, slim))
-        mend_layers(dense, slim, theirs, own, steps // 2, tell)
-        own.clear()
-        tell(f"mending all layers together, {steps} steps")
-        if images is None:
-            answers = Shelf(store, _answers(dense, theirs))
-            lessons: Iterator[Lesson] = zip(starts.forever(), theirs.forever(), answers.forever(), strict=True)
-        else:
+
+    def __init__(
+        self,
+        family: Family,
+        dense: nn.Module,
+        slim: nn.Module,
+        change: Change,
+        steps: int,
+        tell: Callable[[str], None] = lambda text: None,
+        room: int = sys.maxsize,
+    ) -> None:
+        self.family, self.model, self.steps, self.tell, self.room = family, slim, steps, tell, room
+        self.pairing = change.pairing
+        self.dense, self.slim = (Replay(model, _asker(family, model)) for model in (dense, slim))
+        self.aim = Aim(family, slim, change.pairing)
+        blocks = family.blocks(slim)
+        self.chain = [block for block in blocks if block.chained]
+        self.singles = [block for block in blocks if not block.chained]
+        self.hints = [(module, 0) for module in family.hints(slim)]
+
+    def on_cached(self, images: Activations) -> list[str]:
+        """Mend on images that are kept, for a change that leaves what comes before the first site as it is.
+
+        Args:
+            images: training images on a bench of the dense model, with answers of all layers.
+
+        Returns:
+            The names of the parameters that learned.
+        """
+        with Store(self.room) as store, still(self.model):
+            self._read(images)
+            starts = Shelf(store, images.tapes())
+            theirs, own = Shelf(store, starts), Shelf(store, starts)
+            lessons = Shelf(store, (self._lesson(tape, tape) for tape in starts))
+            self._chained(theirs, own)
+            own.clear()
             theirs.clear()
-            lessons = _taught(dense, slim, images)
-        fit(learning, (_loss(slim, *lesson) for lesson in lessons), steps, RATE)
-    for parameter, take in zip(slim.parameters(), takes, strict=True):
-        parameter.requires_grad_(take)
-    learned = {id(parameter) for parameter in learning}
-    return [name for name, parameter in slim.named_parameters() if id(parameter) in learned]
+            learned = self._after(next(images.batches.iterate())[0], images.origin)
+            return self._together(learned, lessons.forever())
 
+    def on_images(self, images: Iterable[Batch], keep: int) -> list[str]:
+        """Mend on endless batches of images, for any change.
 
-def _begun(model: Detector, images: Iterable[Batch]) -> Iterator[Prefix]:
-    extractor = deployed(model)
-    for batch in images:
+        Args:
+            images: the same whenever they are iterated over.
+            keep: how many of them the chained blocks learn from one after another, which are kept.
+
+        Returns:
+            The names of the parameters that learned.
+        """
+        family, dense, slim = self.family, self.dense.model, self.model
+        with Store(self.room) as store, still(self.model):
+            if self.singles:
+                self.tell("mending blocks by themselves")
+                mend_singles(self.aim, self.singles, dense, slim, images, self.steps // 2)
+            first = next(iter(images))
+            if self.chain:
+                order = Order(slim, self.slim.forward, family.inputs(slim, first))
+                begin = order.first(self.chain[0].learns)
+                theirs, own = (
+                    Shelf(store, islice(self._begun(model, images, begin), keep)) for model in (dense, slim)
+                )
+                self._chained(theirs, own)
+                own.clear()
+                theirs.clear()
+            fast = family.deployed(dense)
+            passes = Replay(fast, _asker(family, fast))
+            lessons = (self._lesson(tape, tape, passes) for tape in map(self._inputs, images))
+            return self._together(self._after(first, None), lessons)
+
+    def _inputs(self, images: Batch) -> Tape:
+        return Tape.of_inputs(self.family.inputs(self.model, images))
+
+    def _begun(self, model: nn.Module, images: Iterable[Batch], place: Call | None) -> Iterator[Tape]:
+        fast = self.family.deployed(model)
+        known = self.dense.known if model is self.dense.model else self.slim.known
+        replay = Replay(fast, _asker(self.family, fast), known)
+        for batch in images:
+            tape = self._inputs(batch)
+            yield tape if place is None else replay.forwarded(tape, place)
+
+    def _read(self, images: Activations) -> None:
+        """See to it that the cached batches hold what both models read."""
+        while True:
+            tape = next(iter(images.tapes()))
+            try:
+                with torch.no_grad():
+                    self.slim.answer(tape)
+                    self.dense.answer(tape)
+                return
+            except Missing as missing:
+                images.demand(missing)
+
+    def _lesson(self, start: Tape, theirs: Tape, passes: Replay | None = None) -> Lesson:
+        seen: dict[str, Any] = {}
         with torch.no_grad():
-            yield begin(extractor.features(batch))
+            answer = (passes or self.dense).answer(theirs, self._listener(seen))
+        return Lesson(start, counterpart(answer, self.pairing), seen)
+
+    def _listener(self, seen: dict[str, Any]) -> Callable[[Call, Any], None]:
+        def ended(call: Call, output: Any) -> None:
+            if call in self.hints:
+                seen[call[0]] = output
+
+        return ended
+
+    def _chained(self, theirs: Shelf[Tape], own: Shelf[Tape]) -> None:
+        mend_chain(self.aim, self.chain, self.dense, self.slim, theirs, own, self.steps // 2, self.tell)
+
+    def _together(self, names: list[str], lessons: Iterator[Lesson]) -> list[str]:
+        self.tell(f"mending all together, {self.steps} steps")
+        parameters = dict(self.model.named_parameters())
+        fit([parameters[name] for name in names], map(self._loss, lessons), self.steps, RATE)
+        return names
+
+    def _loss(self, lesson: Lesson) -> Tensor:
+        """How far the slim model's answers to a batch are from what they should be.
+
+        For every layer the errors of the answers (see `answer_errors`), and with a small weight those of the hints.
+        """
+        seen: dict[str, Any] = {}
+        answer = self.slim.answer(lesson.start, self._listener(seen))
+        inputs = lesson.start.values[INPUTS]
+        loss = torch.stack([error.mean() for error in answer_errors(answer, lesson.answer)]).sum()
+        for module, dense in lesson.hints.items():
+            loss = loss + HINT_WEIGHT * self.aim.error(module, inputs, seen[module], dense)
+        return loss
+
+    def _after(self, images: Batch, origin: Call | None) -> list[str]:
+        """The names of the parameters of modules that are called from the origin on."""
+        order = Order(self.model, self.slim.forward, self.family.inputs(self.model, images))
+        names = []
+        for name, parameter in self.model.named_parameters():
+            place = order.first([name.rpartition(".")[0]])
+            if parameter.is_floating_point() and place is not None and not order.before(place, origin):
+                names.append(name)
+        return names
 
 
-def _answers(dense: Detector, ends: Iterable[Prefix]) -> Iterator[Outputs]:
-    for end in ends:
-        with torch.no_grad():
-            yield finish(dense, end)
+@contextmanager
+def still(model: nn.Module) -> Iterator[None]:
+    """No parameter of a model takes gradients meanwhile, but those that something makes take them."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, takes in before:
+            parameter.requires_grad_(takes)
 
 
-def _taught(dense: Detector, slim: Detector, images: Iterable[Batch]) -> Iterator[Lesson]:
-    extractor, last = deployed(dense), Place(True, len(dense.transformer.decoder.layers))
-    for batch in images:
-        with torch.no_grad():
-            end = advance(dense, begin(extractor.features(batch)), last)
-            answer = finish(dense, end)
-        yield begin(slim.features(batch)), end, answer
-
-
-def _loss(slim: Detector, start: Prefix, aim: Prefix, answer: Outputs) -> Tensor:
-    """How far the slim model's answers to a batch are from the dense one's.
-
-    For every decoder layer the errors of the answers (see `answer_errors`), and with a small weight hidden states.
-
-    Args:
-        slim: the slim model.
-        start: the batch before its first layer.
-        aim: the batch after the dense model's last layer.
-        answer: what the dense model answers.
-    """
-    end = advance(slim, asked_as(advance(slim, start, Place(True, 0)), aim), aim.place)
-    shown = slice(None) if aim.mask is None else aim.mask.flatten(1)
-    loss = HIDDEN_WEIGHT * F.mse_loss(end.tokens[shown], aim.tokens[shown])
-    for state, wanted in zip(end.hidden, aim.hidden, strict=True):
-        loss = loss + HIDDEN_WEIGHT * F.mse_loss(state, wanted)
-    for error in answer_errors(finish(slim, end), answer):
-        loss = loss + error.mean()
-    return loss
+def _asker(family: Family, model: nn.Module) -> Callable[[Any], Answer]:
+    return lambda inputs: family.answer(model, inputs)

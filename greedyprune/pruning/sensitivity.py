@@ -12,39 +12,39 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from greedyprune.models.answers import BOX_WEIGHT
-from greedyprune.models.detector import Outputs
+from greedyprune.answer import Answer
+from greedyprune.pruning.answers import BOX_WEIGHT
 
 PROJECTIONS = 2  # random signs for each image
 TOKEN_SHARE = 0.9  # of a token's weight is its sensitivity; the rest is the same for all, so that none is forgotten
 CHANNEL_SHARE = 0.5  # of the metric of the channels; the rest is the identity
 
 
-def answer_gradients(outputs: Outputs, places: Sequence[Tensor], generator: torch.Generator) -> list[list[Tensor]]:
-    """Gradients at several places of random projections of the answer, of all decoder layers.
+def answer_gradients(answer: Answer, places: Sequence[Tensor], generator: torch.Generator) -> list[list[Tensor]]:
+    """Gradients at several places of random projections of the answer, of all layers.
 
-    The curvature of a logit's binary cross entropy is p (1 - p); a box counts as much as its query is confident.
+    The curvature of the logits is that of their link; a box counts as much as its query is confident.
 
     Args:
-        outputs: the detector's answer, with its graph.
+        answer: the detector's answer, with its graph.
         places: tensors of that graph.
         generator: draws the signs, on the CPU.
 
     Returns:
         For each projection a gradient for each place.
     """
-    parts = []
-    for stage in (outputs, *outputs["aux_outputs"]):
-        chance = stage["pred_logits"].detach().sigmoid()
-        parts.append(((chance * (1 - chance)).sqrt(), stage["pred_logits"]))
-        confidence = chance.amax(-1, keepdim=True)
-        parts.append((BOX_WEIGHT * confidence.sqrt().expand_as(stage["pred_boxes"]), stage["pred_boxes"]))
+
+    def signs(like: Tensor) -> Tensor:
+        return torch.randint(0, 2, like.shape, generator=generator).to(like) * 2 - 1
+
     gradients = []
     for left in reversed(range(PROJECTIONS)):
-        projection = torch.zeros((), device=parts[0][0].device)
-        for scale, value in parts:
-            signs = torch.randint(0, 2, scale.shape, generator=generator).to(scale) * 2 - 1
-            projection = projection + (signs * scale * value).sum()
+        projection = torch.zeros((), device=answer.logits.device)
+        for layer in answer.layers():
+            logits = layer.logits.detach()
+            projection = projection + (layer.link.root(logits, signs(logits)) * layer.logits).sum()
+            confidence = layer.link.confidence(logits).sqrt()[..., None]
+            projection = projection + (BOX_WEIGHT * signs(layer.boxes) * confidence * layer.boxes).sum()
         found = torch.autograd.grad(projection, places, retain_graph=left > 0, allow_unused=True)
         gradients.append([torch.zeros_like(p) if g is None else g for p, g in zip(places, found, strict=True)])
     return gradients

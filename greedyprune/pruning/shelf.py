@@ -2,11 +2,14 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import torch
-from torch import Tensor
+
+from greedyprune.pruning.tree import map_tensors, storages, tensors_in
 
 Item = TypeVar("Item")
 
@@ -21,7 +24,7 @@ class Shelf(Sequence[Item], Generic[Item]):
 
     def __init__(self, store: "Store", items: Iterable[Item]) -> None:
         self._store = store
-        self._items: list[tuple[Item | Path, int]] = []
+        self._items: list[tuple[Any, int]] = []
         for item in items:
             self._items.append(store.put(item))
 
@@ -83,28 +86,32 @@ class Store:
             return item, size
         path = Path(self._folder.name, str(self._files))
         self._files += 1
-        torch.save(item, path)
-        return path, 0
+        torch.save(tensors_in(item), path)
+        numbers = count()
+        return _Filed(path, map_tensors(item, lambda tensor: _Number(next(numbers)))), 0
 
     def get(self, place: Any) -> Any:
-        # Only this process can write into its temporary folder: these are the things that `put` put there.
-        return torch.load(place, weights_only=False) if isinstance(place, Path) else place
+        if not isinstance(place, _Filed):
+            return place
+        tensors = torch.load(place.path, weights_only=True)
+        return map_tensors(place.structure, lambda number: tensors[number.place], _Number)
 
     def drop(self, place: Any, size: int) -> None:
         self._left += size
-        if isinstance(place, Path):
-            place.unlink()
+        if isinstance(place, _Filed):
+            place.path.unlink()
 
 
-def storages(part: Any) -> dict[int, int]:
-    """Bytes of all memory that tensors inside something lie in, by its address."""
-    if isinstance(part, Tensor):
-        storage = part.untyped_storage()
-        return {storage.data_ptr(): storage.nbytes()}
-    if hasattr(part, "__dataclass_fields__"):
-        part = vars(part)
-    inner = part.values() if isinstance(part, dict) else part if isinstance(part, tuple | list) else ()
-    sizes: dict[int, int] = {}
-    for each in inner:
-        sizes |= storages(each)
-    return sizes
+@dataclass(frozen=True)
+class _Number:
+    """Stands for a tensor that is in a file."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class _Filed:
+    """A thing whose tensors are in a file."""
+
+    path: Path
+    structure: Any

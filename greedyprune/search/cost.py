@@ -1,73 +1,112 @@
-"""Parameters and multiply-adds of a proposal, from its widths alone."""
+"""Parameters and multiply-adds of proposals, in the deployed form, from their widths alone."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 
-import torch
+from torch import nn
 
-from greedyprune.evaluation.profile import count_flops, count_parameters
-from greedyprune.models.detector import Detector
-from greedyprune.pruning.sites import list_sites
+from greedyprune.evaluation.profile import count_cost
+from greedyprune.families.base import Family
+
+from greedyprune.pruning.transplant import shape_change
+from greedyprune.sites import AttentionSite, HiddenSite, Site, Widths, installed
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass over one image takes.
+
+    Attributes:
+        params: parameters.
+        flops: multiply-adds.
+    """
+
+    params: int
+    flops: int
+
+    def of(self, kind: str) -> int:
+        """The one that is asked for, `params` or `flops`."""
+        return self.params if kind == "params" else self.flops
 
 
 class CostModel:
-    """Cost is linear in every site's width, so two widths of each site tell all.
-
-    In a bottleneck, the convolution between its two sites costs the product of their widths: what both lose together is
-    not what each loses alone, and is counted once for every pair.
+    """Costs of a detector at any widths, counted on a copy without memory or arithmetic.
 
     Args:
+        family: of the detector.
         model: the dense detector.
+        sites: those that have widths here.
         size: height and width in pixels of the image that multiply-adds are counted for.
-        prune: the sites that have widths here: `transformer`, `backbone` or `all`.
+
+    Attributes:
+        full: site name -> dense width.
+        dense: cost of the dense detector.
     """
 
-    def __init__(self, model: Detector, size: tuple[int, int], prune: str = "transformer") -> None:
-        self.size = size
-        self.full = model.cfgs.widths(prune)
-        self.params, self.flops = self._count(model, {})
-        self.slopes: dict[str, tuple[float, float]] = {}
-        for site in list_sites(model, prune):
-            name, width, thin = site.name, site.width, site.grain
-            if thin == width:
-                self.slopes[name] = 0.0, 0.0
-                continue
-            params, flops = self._count(model, {name: thin})
-            self.slopes[name] = (self.params - params) / (width - thin), (self.flops - flops) / (width - thin)
+    def __init__(self, family: Family, model: nn.Module, sites: Sequence[Site], size: tuple[int, int]) -> None:
+        self.family, self.sites, self.size = family, sites, size
+        self.full = {site.name: site.full for site in sites}
+        self._shape = deepcopy(model).to("meta").eval()
+        self._state = dict(self._shape.state_dict())
+        self._known: dict[tuple[int, ...], Cost] = {}
+        self.dense = self({})
+        inner = {site.inside for site in sites}
+        self._least = {site.name: self({site.name: site.least}) for site in sites if site.least < site.full}
+        self._holders = {name for name in inner if name in self.full}
+        self._products = {pair: self({name: self._thin(name) for name in pair}) for pair in self._neighbours()}
 
-        # What two sites lose together is `product * fewer * fewer` less than what they lose one by one.
-        self.products: dict[tuple[str, str], tuple[float, float]] = {}
-        for first, second in self._bottlenecks():
-            params, flops = self._count(model, {first: 1, second: 1})
-            alone = self._fewer({first: 1, second: 1})
-            both = (self.full[first] - 1) * (self.full[second] - 1)
-            lost = self.params - params, self.flops - flops
-            self.products[first, second] = (alone[0] - lost[0]) / both, (alone[1] - lost[1]) / both
+    def __call__(self, widths: Widths) -> Cost:
+        """Parameters and multiply-adds of the whole detector with these widths."""
+        key = tuple(widths.get(site.name, site.full) for site in self.sites)
+        if key not in self._known:
+            with installed(self._shape, shape_change(self.sites, self._state, widths)):
+                self._known[key] = Cost(*count_cost(self.family, self._shape, self.size))
+        return self._known[key]
 
-    def _bottlenecks(self) -> list[tuple[str, str]]:
-        """The two sites of every bottleneck."""
-        pairs = [(name.removesuffix("2") + "1", name) for name in self.full if name.endswith("conv2")]
-        return [pair for pair in pairs if min(self.full[name] for name in pair) > 1]
+    def alone(self, name: str, width: int, kind: str) -> float:
+        """Cost of a site at a width, everything else being dense; it is linear in the width.
 
-    def _count(self, model: Detector, widths: dict[str, int]) -> tuple[int, int]:
-        with torch.device("meta"):  # shapes without memory or arithmetic
-            shape = type(model)(model.options, model.cfgs.replace(widths)).eval()
-        return count_parameters(shape)[0], count_flops(shape, self.size)[0]
+        Of a site that others are inside of it is what leaves with it beside them.
+        """
+        site = next(site for site in self.sites if site.name == name)
+        if name not in self._least:
+            return 0.0
+        saved = self.dense.of(kind) - self._least[name].of(kind)
+        if name in self._holders:
+            inner = (other for other in self.sites if other.inside == name)
+            own = saved - sum(self.alone(other.name, other.full, kind) for other in inner)
+            return own if width else 0.0
+        return saved / (site.full - site.least) * width
 
-    def __call__(self, widths: Mapping[str, int]) -> tuple[int, int]:
-        """Parameters and multiply-adds of the whole model with these widths."""
-        params, flops = self._fewer(widths)
-        return round(self.params - params), round(self.flops - flops)
+    def channels(self, kind: str) -> float:
+        """What the channels of all sites cost: what would be saved if none were left, as far as that adds up.
 
-    def _fewer(self, widths: Mapping[str, int]) -> tuple[float, float]:
-        """Parameters and multiply-adds that these widths save."""
-        fewer = {name: self.full[name] - width for name, width in widths.items()}
-        params = sum(count * self.slopes[name][0] for name, count in fewer.items())
-        flops = sum(count * self.slopes[name][1] for name, count in fewer.items())
-        for (first, second), product in self.products.items():
-            both = fewer.get(first, 0) * fewer.get(second, 0)
-            params, flops = params - both * product[0], flops - both * product[1]
-        return params, flops
+        What two sites that share a tensor lose together is less than what they lose one by one.
+        """
+        channel = [site.name for site in self.sites if isinstance(site, (AttentionSite, HiddenSite))]
+        total = sum(self.alone(name, self.full[name], kind) for name in channel)
+        for (first, second), both in self._products.items():
+            pair = {name: self._thin(name) for name in (first, second)}
+            fewer = {name: self.full[name] - width for name, width in pair.items()}
+            one_by_one = sum(self.alone(n, self.full[n], kind) - self.alone(n, pair[n], kind) for n in pair)
+            lost = self.dense.of(kind) - both.of(kind)
+            product = (one_by_one - lost) / (fewer[first] * fewer[second])
+            total -= product * self.full[first] * self.full[second]
+        return total
 
-    def site_flops(self, widths: Mapping[str, int]) -> float:
-        """Multiply-adds that lie in the sites alone: the part that pruning can remove."""
-        return self._fewer(dict.fromkeys(widths, 0))[1] - self._fewer(widths)[1]
+    def _thin(self, name: str) -> int:
+        return next(site.least for site in self.sites if site.name == name)
+
+    def _neighbours(self) -> list[tuple[str, str]]:
+        """Pairs of sites of which one writes with a tensor that reads the other."""
+        readers = {part.name: site.name for site in self.sites for part in site.slices if part.output}
+        pairs = []
+        for site in self.sites:
+            for part in site.slices:
+                other = readers.get(part.name)
+                if not part.output and other is not None and other != site.name and site.least < site.full:
+                    pairs.append((other, site.name))
+        return sorted(set(pairs))
+
+

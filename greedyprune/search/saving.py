@@ -1,11 +1,12 @@
 """What is being saved: multiply-adds, parameters or measured time, by site and width."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from greedyprune.search.cost import CostModel
+from greedyprune.search.latency import LatencyTable
+from greedyprune.sites import Widths
 
 
 class Saving:
@@ -23,24 +24,24 @@ class Saving:
         sites: cost of all sites at their full widths.
     """
 
-    def __init__(self, cost: CostModel, kind: str, latency: Mapping[str, Any] | None = None) -> None:
-        self.cost, self.kind = cost, kind
-        self._latency = None if latency is None else latency["sites"]
-        self.dense = self._whole(cost.full) if latency is None else latency["dense"]
+    def __init__(self, cost: CostModel, kind: str, latency: LatencyTable | None = None) -> None:
+        self.cost, self.kind, self._latency = cost, kind, latency
+        self.dense = float(cost.dense.of(kind)) if latency is None else latency.dense
+        self._floor = 0.0 if latency is not None else self.dense - cost.channels(kind)
         self.sites = self.of_sites(cost.full)
 
     def of_site(self, name: str, width: int) -> float:
         """A site at a width, everything else being dense."""
         if self._latency is not None:
-            widths, times = self._latency[name]
+            widths, times = self._latency.sites[name]
             return float(np.interp(width, widths, times)) - min(times)
-        return self.cost.slopes[name][1 if self.kind == "flops" else 0] * width
+        return self.cost.alone(name, width, self.kind)
 
-    def of_sites(self, widths: Mapping[str, int]) -> float:
+    def of_sites(self, widths: Widths) -> float:
         """All sites at their widths."""
         if self._latency is not None:
-            return sum(self.of_site(name, width) for name, width in widths.items())
-        return self._whole(widths) - self._whole(dict.fromkeys(self.cost.full, 0))
+            return sum(self.of_site(name, widths.get(name, full)) for name, full in self.cost.full.items())
+        return float(self.cost(widths).of(self.kind)) - self._floor
 
     def share_with(self, widths: Mapping[str, int]) -> float:
         """Cost of the whole model with these widths, as a share of the dense one's."""
@@ -49,7 +50,3 @@ class Saving:
     def sites_share(self, budget: float) -> float:
         """A budget of the whole model, a share of the dense cost, as a share of the sites' cost."""
         return 1 - (1 - budget) * self.dense / self.sites
-
-    def _whole(self, widths: Mapping[str, int]) -> float:
-        params, flops = self.cost(widths)
-        return float(flops if self.kind == "flops" else params)

@@ -1,19 +1,20 @@
 """What a scorer may look at."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from greedyprune.models.detector import Detector
-from greedyprune.models.matcher import Target
-from greedyprune.pruning.calibrate import SiteMoments, calibrate
-from greedyprune.pruning.convolution import calibrate_backbone
-from greedyprune.pruning.cut import State
-from greedyprune.pruning.moments import Moments
-from greedyprune.pruning.prefix import Prefix
-from greedyprune.pruning.sites import Site
+from greedyprune.pruning.bench import Activations, Bench
+from greedyprune.pruning.calibrate import calibrate
+from greedyprune.pruning.kinds.channels import ChannelSite, SiteMoments
+from greedyprune.pruning.scorers.items import item_order
+from greedyprune.sites import AttentionSite, CountSite, HiddenSite, Site
+
+if TYPE_CHECKING:
+    Orders = Mapping[str, Tensor]
 
 
 @dataclass
@@ -21,40 +22,43 @@ class Given:
     """A dense detector and calibration images.
 
     Attributes:
-        model: the detector, in eval mode; scorers leave it as it is.
-        sites: its sites.
-        batches: goes through the calibration images before the first encoder layer, with their targets, from the start.
-        images: the same for the images themselves; only backbone sites need them.
+        images: calibration images with answers of all layers; scorers leave their bench as it is.
+        sites: the sites to order.
+        orders: the scorers by name; see `ORDERS`.
         seed: of everything that is drawn.
     """
 
-    model: Detector
+    images: Activations
     sites: Sequence[Site]
-    batches: Callable[[], Iterable[tuple[Prefix, list[Target]]]]
-    images: Callable[[], Iterable[list[Tensor]]] = tuple
+    orders: "Mapping[str, Callable[[Given], Orders]]"
     seed: int = 0
-
-    @cached_property
-    def state(self) -> State:
-        """A copy of the model's tensors, which stays as it is while the model is cut and mended."""
-        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-
-    def prefixes(self) -> Iterator[Prefix]:
-        """Goes through the calibration images before the first encoder layer, from the start."""
-        return (prefix for prefix, _ in self.batches())
+    _known: "dict[str, Orders]" = field(default_factory=dict, repr=False)
 
     @property
-    def layer_sites(self) -> list[Site]:
-        """The sites in the Transformer."""
-        return [site for site in self.sites if site.part != "backbone"]
+    def bench(self) -> Bench:
+        return self.images.bench
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """The dense model's tensors."""
+        return self.bench.state
+
+    @property
+    def channel_sites(self) -> list[ChannelSite]:
+        """The sites whose channels can be ordered."""
+        return [site for site in self.sites if isinstance(site, (AttentionSite, HiddenSite))]
 
     @cached_property
     def moments(self) -> dict[str, SiteMoments]:
-        """What the Transformer's sites carry, by their name; measured when it is first asked for."""
-        return calibrate(self.model, self.layer_sites, self.prefixes(), self.seed) if self.layer_sites else {}
+        """What the sites carry, by their name; measured when it is first asked for."""
+        return calibrate(self.images, self.channel_sites, self.seed)
 
-    @cached_property
-    def unfolded(self) -> dict[str, Moments]:
-        """What the readers of backbone sites unfold, by the site's name; measured when it is first asked for."""
-        sites = [site for site in self.sites if site.part == "backbone"]
-        return calibrate_backbone(self.model, sites, self.images()) if sites else {}
+    def order(self, site: ChannelSite, scorer: str) -> Tensor:
+        """`[groups, units]` of a site, best first."""
+        if scorer not in self._known:
+            self._known[scorer] = self.orders[scorer](self)
+        return self._known[scorer][site.name]
+
+    def items(self, site: CountSite) -> list[int]:
+        """The items of a count, from most to least worth keeping."""
+        return item_order(site, self.images)

@@ -1,36 +1,58 @@
 """`taylor`: channels whose removal changes the detection loss most, to first order."""
 
-import torch
-from torch import Tensor
+from contextlib import ExitStack
+from typing import Any
 
-from greedyprune.models.criterion import Criterion
-from greedyprune.pruning.calibrate import watched
-from greedyprune.pruning.prefix import finish
+import torch
+from torch import Tensor, nn
+
+from greedyprune.pruning.kinds.channels import by_group
 from greedyprune.pruning.scorers.given import Given
-from greedyprune.pruning.scorers.select import by_group
+from greedyprune.pruning.scorers.labels import loss_of
 
 
 def taylor_orders(given: Given) -> dict[str, Tensor]:
     """By the squared derivative of each image's loss in a gate on the channel (Molchanov et al. 2019, equation 8).
 
-    A gate's derivative is the sum over tokens of what the channel carries times the loss's gradient there.
+    A gate's derivative is the sum over positions of what the channel carries times the loss's gradient there, in all
+    that reads the channel.
     """
-    model, sites = given.model, given.layer_sites
-    criterion = Criterion(model.options.num_classes)
-    device = next(model.parameters()).device
-    scores = {site.name: torch.zeros(site.width, dtype=torch.float64, device=device) for site in sites}
-    with watched(model, sites) as seen:
-        for prefix, targets in given.batches():
-            with torch.enable_grad():
-                outputs = finish(model, prefix)
-                loss = criterion.total(criterion(outputs, targets))
-                probes = [seen[site.name].probe for site in sites]
-                gradients = torch.autograd.grad(loss, probes, allow_unused=True)
-            for site, gradient in zip(sites, gradients, strict=True):
-                if gradient is not None:
-                    carried = seen[site.name].rows * (gradient @ given.state[site.reads])  # [B, N, width]
-                    scores[site.name] += carried.sum(1).double().square().sum(0)
-            seen.clear()
-    return {
-        site.name: by_group(site, scores[site.name].sort(descending=True, stable=True).indices.cpu()) for site in sites
-    }
+    bench, sites = given.bench, given.channel_sites
+    loss = loss_of(bench.family, bench.model, "taylor")
+    scores = {site.name: torch.zeros(site.full, dtype=torch.float64) for site in sites}
+    seen: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+
+    def gate(name: str) -> Any:
+        def watch(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            seen[name].append(args[0].detach().requires_grad_())
+            # The gradient goes on through what was read, to the sites before this one.
+            return (args[0] + (seen[name][-1] - seen[name][-1].detach()), *args[1:])
+
+        return watch
+
+    with ExitStack() as stack:
+        for site in sites:
+            for module in _readers(site):
+                layer = bench.model.get_submodule(module)
+                stack.callback(layer.register_forward_pre_hook(gate(site.name)).remove)
+        for answer, targets in given.images.answers(graph=True):
+            probes = [probe for site in sites for probe in seen[site.name]]
+            gradients = iter(torch.autograd.grad(loss(answer, targets), probes, allow_unused=True))
+            for site in sites:
+                gates: Tensor | float = 0.0
+                for probe in seen[site.name]:
+                    gradient = next(gradients)
+                    gates = gates + (0.0 if gradient is None else _by_channel(probe.detach() * gradient))
+                if isinstance(gates, Tensor):
+                    scores[site.name] += gates.double().square().sum(0).cpu()
+                seen[site.name].clear()
+    return {site.name: by_group(site, scores[site.name].sort(descending=True, stable=True).indices) for site in sites}
+
+
+def _readers(site: Any) -> list[str]:
+    return [part.name.removesuffix(".weight") for part in site.slices if part.output]
+
+
+def _by_channel(product: Tensor) -> Tensor:
+    """`[B, N, channels]` of tokens or a map `[B, channels, h, w]`, summed over its positions: `[B, channels]`."""
+    return product.sum((2, 3)) if product.dim() == 4 else product.flatten(1, -2).sum(1)

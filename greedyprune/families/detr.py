@@ -1,0 +1,118 @@
+"""This project's DETRs: DN-DETR and its deformable relatives."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from greedyprune.answer import Answer
+from greedyprune.families.base import Block, Family, Info, Layout, Loss
+from greedyprune.families.detr_sites import detr_sites
+from greedyprune.models import Detector, load_model, postprocess, save_checkpoint
+from greedyprune.models.backbone import shrink_padding
+from greedyprune.models.batch import ImageBatch, pad_images
+from greedyprune.models.criterion import Criterion
+from greedyprune.models.deformable import DeformableDecoderLayer
+from greedyprune.models.deploy import deployed
+from greedyprune.models.layers import present
+from greedyprune.sites import Site
+
+_FFN = ("linear1", "linear2", "activation")
+
+
+class DetrFamily(Family):
+    """DN-DETR, DN-Deformable-DETR, DN-DETR with a deformable encoder, Deformable DETR."""
+
+    name = "DETR"
+    parts = ("backbone", "encoder", "decoder", "heads", "queries", "layers")
+    searched = ("encoder", "decoder", "heads", "queries", "layers")
+    measured: Mapping[str, str] = {"Transformer": "transformer"}
+
+    def owns(self, model: nn.Module) -> bool:
+        return isinstance(model, Detector)
+
+    def sites(self, model: nn.Module) -> tuple[Site, ...]:
+        return tuple(detr_sites(_detector(model)))
+
+    def layout(self, model: nn.Module) -> Layout:
+        return _detector(model).layout
+
+    def dense_widths(self, model: nn.Module) -> dict[str, int]:
+        return _detector(model).options.dense_widths()
+
+    def info(self, model: nn.Module) -> Info:
+        return _detector(model).info
+
+    def classes(self, model: nn.Module) -> int:
+        return int(_detector(model).options.num_classes)
+
+    def inputs(self, model: nn.Module, images: Sequence[Tensor]) -> ImageBatch:
+        return pad_images(images).to(next(model.parameters()).device)
+
+    def answer(self, model: nn.Module, inputs: Any, last_only: bool = False) -> Answer:
+        answer: Answer = model(inputs, last_only=last_only)
+        return answer
+
+    def detections(self, model: nn.Module, answer: Answer, sizes: Tensor, top_k: int) -> list[dict[str, Tensor]]:
+        return postprocess(answer, sizes, top_k)
+
+    def save(self, model: nn.Module, path: Path, extra: Mapping[str, str] | None = None) -> None:
+        save_checkpoint(_detector(model), path, extra)
+
+    def load(self, path: Path) -> Detector:
+        return load_model(path)
+
+    def loss(self, model: nn.Module) -> Loss:
+        criterion = Criterion(_detector(model).options.num_classes)
+        return lambda answer, targets: criterion.total(criterion(answer, targets))
+
+    def deployed(self, model: nn.Module) -> nn.Module:
+        return deployed(_detector(model))
+
+    def blocks(self, model: nn.Module) -> Sequence[Block]:
+        detector = _detector(model)
+        names = [f"backbone.0.{name}" for name in detector.feature_extractor.blocks]
+        blocks = [Block(name, (name,), name, chained=False) for name in names]
+        for part in ("encoder", "decoder"):
+            for index, layer in present(detector.transformer.get_submodule(f"{part}.layers")):  # type: ignore[arg-type]
+                prefix, label = f"transformer.{part}.layers.{index}", f"{part} layer {index}"
+                # The norm after the last attention, and the layer's last one, under their published names.
+                attended = {"encoder": "norm1", "decoder": "norm2"}[part]
+                if isinstance(layer, DeformableDecoderLayer):
+                    attended = "norm1"
+                own = {*_FFN, "norm2" if part == "encoder" else "norm3"}
+                children = [name for name, _ in layer.named_children()]
+                halves = ([name for name in children if (name in own) == ffn] for ffn in (False, True))
+                attention, ffn = (tuple(f"{prefix}.{name}" for name in half) for half in halves)
+                blocks.append(Block(f"{prefix}.{attended}", attention, label))
+                blocks.append(Block(prefix, ffn, f"{label}, its FFN"))
+        return blocks
+
+    def hints(self, model: nn.Module) -> Sequence[str]:
+        decoder = _detector(model).transformer.decoder
+        return ("transformer.encoder", *(f"transformer.decoder.layers.{index}" for index in decoder.answering))
+
+    def shown(self, model: nn.Module, inputs: Any, module: str, output: Tensor) -> Tensor | None:
+        images: ImageBatch = inputs
+        detector = _detector(model)
+        if images.padding is None or module.startswith("transformer.decoder"):
+            return None
+        padding = images.padding
+        if output.dim() == 4:  # every layer of stride 2 leaves each second row and column
+            while padding.shape[-2:] != output.shape[-2:]:
+                padding = padding[:, ::2, ::2]
+            return ~padding
+        height, width = padding.shape[-2:]
+        # Every convolution of stride 2 rounds up.
+        sizes = [torch.Size((-(-height // stride), -(-width // stride))) for stride in detector.strides]
+        if len(sizes) > 1:
+            return ~torch.cat([shrink_padding(padding, size).flatten(1) for size in sizes], dim=1)
+        level = detector.feature_extractor.padding(images, sizes[0])
+        return None if level is None else ~level.flatten(1)
+
+
+def _detector(model: nn.Module) -> Detector:
+    assert isinstance(model, Detector)
+    return model

@@ -1,0 +1,181 @@
+"""Tensors that tell when their numbers are read, and stand-ins for tensors whose numbers nothing should read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from greedyprune.pruning.tree import map_tensors
+
+Call = tuple[str, int]  # a module's name, and how many times it was called before in the pass
+Leaf = tuple[Call, int]  # the number of a tensor in what a call gave
+# What may be asked of a tensor without reading its numbers.
+_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
+_METADATA = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad")} | {
+    Tensor.size,
+    Tensor.dim,
+    Tensor.numel,
+    Tensor.__len__,
+    Tensor.is_floating_point,
+}
+
+
+class Missing(Exception):
+    """A pass reads tensors that only have stand-ins.
+
+    Attributes:
+        leaves: the tensors.
+    """
+
+    def __init__(self, leaves: frozenset[Leaf]) -> None:
+        super().__init__(leaves)
+        self.leaves = leaves
+
+
+@dataclass
+class Pass:
+    """Where a forward pass is.
+
+    Attributes:
+        live: it is past the place that it goes on from.
+    """
+
+    live: bool = False
+
+
+class Marked(Tensor):
+    """A tensor that knows what it was made of.
+
+    What is made of marked tensors before the pass is live is marked, too: it counts as read only where something live
+    reads it, and not where it goes into a call that answers from memory.
+    """
+
+    leaves: frozenset[Leaf]
+    state: Any  # a Pass
+    real_device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor, leaves: frozenset[Leaf], state: "Pass", device: torch.device) -> "Marked":
+        """A tensor, marked.
+
+        Args:
+            tensor: any.
+            leaves: what it was made of.
+            state: the pass.
+            device: where its numbers are, or would be.
+        """
+        marked = tensor.as_subclass(cls)
+        marked.leaves, marked.state, marked.real_device = leaves, state, device
+        return marked
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        met: list[Marked] = []
+
+        def plain(tensor: Tensor) -> Tensor:
+            if isinstance(tensor, cls):
+                met.append(tensor)
+                return tensor.plain()
+            return tensor
+
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _METADATA:
+                return args[0].real_device if func == _DEVICE else func(*args, **kwargs)
+            given = map_tensors((args, kwargs), plain)
+            leaves = frozenset().union(*(tensor.leaves for tensor in met))
+        return met[0].called(func, given, leaves, _writes(func, kwargs))
+
+    def like(self, tensor: Tensor, leaves: frozenset[Leaf]) -> "Marked":
+        """Another tensor, marked in the same pass."""
+        return type(self).of(tensor, leaves, self.state, self.real_device)
+
+    def plain(self) -> Tensor:
+        """The tensor itself."""
+        return self.as_subclass(Tensor)
+
+    def called(self, func: Callable[..., Any], given: Any, leaves: frozenset[Leaf], writes: bool) -> Any:
+        """What a function of marked tensors gives."""
+        raise NotImplementedError
+
+
+def _writes(func: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a function may change a tensor that it is given."""
+    name = getattr(func, "__name__", "")
+    in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    return in_place or bool(kwargs.get("inplace")) or "out" in kwargs
+
+
+class Watched(Marked):
+    """A marked tensor with its numbers; what is read of it goes into its pass."""
+
+    def called(self, func: Callable[..., Any], given: Any, leaves: frozenset[Leaf], writes: bool) -> Any:
+        result = func(*given[0], **given[1])
+        if writes:
+            self.state.written |= leaves
+        if self.state.live or writes or not _tensors_alone(result):
+            self.state.read |= leaves
+            return result
+        return map_tensors(result, lambda tensor: self.like(tensor, leaves))
+
+
+class Placeholder(Marked):
+    """A marked tensor without numbers, and without memory: a function of it is one, too, until the pass is live."""
+
+    def called(self, func: Callable[..., Any], given: Any, leaves: frozenset[Leaf], writes: bool) -> Any:
+        if self.state.live or writes:
+            raise Missing(leaves)
+        try:
+            result = func(*map_tensors(given[0], _meta), **map_tensors(given[1], _meta))
+        except (RuntimeError, NotImplementedError):
+            raise Missing(leaves) from None
+        if not _tensors_alone(result):
+            raise Missing(leaves)
+        return map_tensors(result, lambda tensor: self.like(tensor, leaves))
+
+
+class Watching(Pass):
+    """A pass over watched tensors.
+
+    Attributes:
+        read: the tensors whose numbers something live has read.
+        written: those that something has changed in place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: frozenset[Leaf] = frozenset()
+        self.written: frozenset[Leaf] = frozenset()
+
+
+@dataclass(frozen=True)
+class Hollow:
+    """A tensor of a tape that nothing reads.
+
+    Attributes:
+        shape: its shape.
+        dtype: its type.
+        device: where it would be.
+        leaf: which it is.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    leaf: Leaf
+
+    def placeholder(self, state: Pass) -> Marked:
+        """Its stand-in in a pass."""
+        empty = torch.empty(self.shape, dtype=self.dtype, device="meta")
+        return Placeholder.of(empty, frozenset((self.leaf,)), state, self.device)
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    return tensor.to("meta")
+
+
+def _tensors_alone(value: Any) -> bool:
+    """Whether a function gave tensors and nothing else, which would tell numbers."""
+    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and all(map(_tensors_alone, value)))

@@ -1,0 +1,187 @@
+"""Everything about a search that decides its result."""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from greedyprune.data.transforms import AUGMENTATIONS
+from greedyprune.errors import UserError
+from greedyprune.pruning.scorers import SCORERS
+from greedyprune.ranges import Count, CountOrNone, Range, Seed, ShareBelowOne, check_ranges
+from greedyprune.sites import AttentionSite, CountSite, HiddenSite, Site
+
+VERSION = 1  # of what studies store
+SCHEDULES = ("global", "gp", "modular")
+COSTS = ("flops", "params", "latency")
+SAMPLERS = ("tpe", "nsgaii")
+Budget = Annotated[float, Range(float, 0, 1, above=True)]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """By how much widths change.
+
+    Attributes:
+        attn: channels of every head, or whole heads.
+        ffn: channels of an FFN.
+        mlp: hidden channels of a head.
+        conv: channels of a convolution.
+        queries: queries.
+    """
+
+    attn: Count | None = None
+    ffn: Count | None = None
+    mlp: Count | None = None
+    conv: Count | None = None
+    queries: Count | None = None
+
+
+@dataclass(frozen=True)
+class SearchImages:
+    """How many images a search looks at.
+
+    Attributes:
+        eval_images: validation images of a full evaluation; 0: all.
+        subset_images: those of the subset evaluation.
+        score_images: training images that tell candidates or damage apart (default: 64; gp, modular: 16).
+        calib_images: other training images, of the closed form's statistics.
+    """
+
+    eval_images: CountOrNone = 0
+    subset_images: Count = 100
+    score_images: Count | None = None
+    calib_images: Count = 200
+
+
+@dataclass(frozen=True)
+class MendOptions:
+    """How slim models learn the dense model's answers.
+
+    Attributes:
+        steps: steps that mend a narrower model on training images, without labels; 0: the closed form alone.
+        images: training images to mend with, whose activations are kept; 0: all.
+        augment: how all training images change, over and over, to mend with where the backbone is cut.
+        hold: mended models that are to hold, each narrower than the last.
+    """
+
+    steps: CountOrNone = 1100
+    images: CountOrNone = 2000
+    augment: str = "detr"
+    hold: CountOrNone = 1
+
+
+@dataclass(frozen=True)
+class GrowthOptions:
+    """How the sites of one kind grow, in the published schedules.
+
+    Attributes:
+        map_tol: a site is done when its AP is at least (1 - map_tol) * target.
+        skip_eval_converge: the full evaluation is skipped while the subset's AP is below (1 - this) * target.
+        num_evaluate: candidates scored in a round, drawn at random; 0: all.
+    """
+
+    map_tol: ShareBelowOne = 0.02
+    skip_eval_converge: ShareBelowOne | None = None
+    num_evaluate: CountOrNone = 32
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Everything about a search that decides its result.
+
+    Attributes:
+        schedule: `global`: every site weighed against every other; `gp`, `modular`: one site after another, as
+            published.
+        map_tol: share of the dense AP that may be lost.
+        cost: what is saved: `flops`, `params` or `latency`.
+        budget: the best AP with this share of the dense model's cost, instead of the least cost for `map_tol`.
+        prune: parts of the detector whose sites are searched; empty: the family's choice.
+        scorer: what a site keeps: the closed form (`basis`), or channels by a score.
+        refit: what reads the kept channels is solved again.
+        skip_eval_converge: no full evaluation while the subset's AP is below (1 - this) x target; None: `map_tol`.
+        rounds: moves of channels between sites, at most; None: 0, and without mending 6.
+        steps: by how much widths change; what is None is the site's own choice.
+        images: how many images are looked at.
+        mend: how slim models are mended.
+        attn: how attention sites grow, in the published schedules.
+        ffn: how all other sites grow there.
+        site_decay: `gp`: the target falls by this share of the dense AP a site.
+        pareto: proposals that spread over all budgets, after the search.
+        refine: proposals by one of Optuna's samplers, after those.
+        sampler: which: `tpe` or `nsgaii`.
+        seed: draws candidates, subset and scoring images.
+        batch_size: images at once.
+        amp: mixed precision: `none`, `bf16` or `fp16`.
+    """
+
+    schedule: str = "global"
+    map_tol: ShareBelowOne = 0.02
+    cost: str = "flops"
+    budget: Budget | None = None
+    prune: tuple[str, ...] = ()
+    scorer: str = "basis"
+    refit: bool = True
+    skip_eval_converge: ShareBelowOne | None = None
+    rounds: CountOrNone | None = None
+    steps: Steps = Steps()
+    images: SearchImages = SearchImages()
+    mend: MendOptions = MendOptions()
+    attn: GrowthOptions = GrowthOptions()
+    ffn: GrowthOptions = GrowthOptions(num_evaluate=96)
+    site_decay: ShareBelowOne = 0.0112
+    pareto: CountOrNone = 0
+    refine: CountOrNone = 0
+    sampler: str = "tpe"
+    seed: Seed = 0
+    batch_size: Count = 25
+    amp: str = "none"
+
+    def __post_init__(self) -> None:
+        for part in (self, self.steps, self.images, self.mend, self.attn, self.ffn):
+            check_ranges(part, lambda name: f"--{name}")
+        for name, choices in (
+            ("schedule", SCHEDULES),
+            ("cost", COSTS),
+            ("scorer", SCORERS),
+            ("sampler", SAMPLERS),
+            ("amp", ("none", "bf16", "fp16")),
+        ):
+            if getattr(self, name) not in choices:
+                raise UserError(f"--{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
+        if self.mend.augment not in AUGMENTATIONS:
+            raise UserError(f"--mend_augment {self.mend.augment!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}")
+
+    @property
+    def mends(self) -> bool:
+        """Whether any model is mended."""
+        return bool(self.mend.steps and self.mend.hold)
+
+    @property
+    def gate(self) -> float:
+        """Share of the target that the subset may miss without the full evaluation being skipped."""
+        return self.map_tol if self.skip_eval_converge is None else self.skip_eval_converge
+
+    @property
+    def moves(self) -> int:
+        """Moves that are tried at most."""
+        return (0 if self.mends else 6) if self.rounds is None else self.rounds
+
+    def step(self, site: Site) -> int:
+        """By how much the width of a site changes."""
+        if isinstance(site, AttentionSite):
+            return (self.steps.attn or 1) * site.grain
+        if isinstance(site, CountSite):
+            return self.steps.queries or site.step if site.queries else site.step
+        if isinstance(site, HiddenSite):
+            asked = {"ffn": self.steps.ffn, "mlp": self.steps.mlp, "conv": self.steps.conv}[site.sort]
+            return min(asked or site.step, site.full)
+        return site.step
+
+    def growth(self, site: Site) -> GrowthOptions:
+        """How a site grows in the published schedules."""
+        return self.attn if isinstance(site, AttentionSite) else self.ffn
+
+    def settings(self) -> dict[str, Any]:
+        """For a study: all but what is asked beyond the search, with which a finished study goes on."""
+        beyond = ("pareto", "refine", "sampler")
+        return {"version": VERSION, **{name: value for name, value in asdict(self).items() if name not in beyond}}
+

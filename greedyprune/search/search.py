@@ -1,0 +1,148 @@
+"""A search: phases propose, and every proposal is evaluated and recorded, until none has anything more."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from greedyprune.errors import UserError
+from greedyprune.pruning.damage import width_grid
+from greedyprune.search.evaluator import Evaluator
+from greedyprune.search.options import SearchOptions
+from greedyprune.search.phases.base import Ask, Phase, Story
+from greedyprune.search.saving import Saving
+from greedyprune.search.trial import Baseline, Trial, last_held
+from greedyprune.search.workshop import Facts, Workshop
+from greedyprune.sites import Site
+
+
+class Store(Facts, Protocol):
+    """Where a search keeps what it knows; a study is one."""
+
+    def trials(self) -> list[Trial]: ...
+
+    def add(self, trial: Trial) -> None: ...
+
+    def baseline(self) -> Baseline | None: ...
+
+    def set_baseline(self, baseline: Baseline) -> None: ...
+
+
+class Display(Protocol):
+    """What is told while a search runs."""
+
+    def begin(self, baseline: Baseline, trials: Sequence[Trial], aim: str) -> None: ...
+
+    def doing(self, text: str) -> None: ...
+
+    def tried(self, trial: Trial) -> None: ...
+
+
+class Search:
+    """One run of a search, from wherever its trials say it stands.
+
+    Args:
+        phases: in their order; one comes after those before it have nothing more to try.
+        workshop: what they work with.
+        store: what is known, and where every trial goes.
+        display: what is told.
+    """
+
+    def __init__(self, phases: Sequence[Phase], workshop: Workshop, store: Store, display: Display) -> None:
+        self.phases, self.workshop, self.store, self.display = phases, workshop, store, display
+
+    def run(self) -> list[Trial]:
+        """Try what the phases ask for to the end; all trials come back."""
+        options, saving = self.workshop.options, self.workshop.saving
+        baseline = self.store.baseline()
+        if baseline is None:
+            self.display.doing("AP of the dense model")
+            baseline = measured_baseline(self.workshop.evaluator)
+            self.store.set_baseline(baseline)
+        trials = self.store.trials()
+        self.display.begin(baseline, trials, _aim(options, baseline))
+        budget = None if options.budget is None else saving.sites_share(options.budget)
+        least = self.workshop.share(least_widths(self.workshop.sites, options))
+        while (following := self._next(story := Story(baseline, trials, least, budget))) is not None:
+            trial = self._tried(*following, story)
+            self.store.add(trial)
+            trials.append(trial)
+            self.display.tried(trial)
+        return trials
+
+    def _next(self, story: Story) -> tuple[Phase, Ask] | None:
+        for phase in self.phases:
+            ask = phase.next(story)
+            if ask is not None:
+                return phase, ask
+        return None
+
+    def _tried(self, phase: Phase, ask: Ask, story: Story) -> Trial:
+        workshop = self.workshop
+        started, before = time.perf_counter(), workshop.bench.image_forwards
+        proposal = phase.propose(ask, story, workshop)
+        share = workshop.share(proposal.widths)
+        self.display.doing(f"{phase.name}: AP with {share:.1%} of what the sites cost")
+        verdict = phase.judge(proposal, story, workshop)
+        cost = workshop.saving.cost(proposal.widths)
+        return Trial(
+            phase=phase.name,
+            step=ask.step,
+            widths=proposal.widths,
+            share=share,
+            holds=verdict.holds,
+            subset_map=verdict.subset_map,
+            full_map=verdict.full_map,
+            target=verdict.target,
+            params=cost.params,
+            flops=cost.flops,
+            image_forwards=workshop.bench.image_forwards - before,
+            seconds=time.perf_counter() - started,
+            predicted=proposal.predicted,
+            grown=verdict.grown or proposal.grown,
+        )
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """The trial that a search ends with: the last one that holds; None: the dense model."""
+    return last_held(trials)
+
+
+def measured_baseline(evaluator: Evaluator) -> Baseline:
+    """AP of the dense model."""
+    started, before = time.perf_counter(), evaluator.bench.image_forwards
+    subset_map, found = evaluator.subset_map()
+    full_map = evaluator.full_map(found)
+    seconds = time.perf_counter() - started
+    return Baseline(subset_map, full_map, evaluator.bench.image_forwards - before, seconds)
+
+
+def least_widths(sites: Sequence[Site], options: SearchOptions) -> dict[str, int]:
+    """The least width of every site that a search tries; of counts of which one stays, all but the first leave."""
+    widths = {site.name: width_grid(site, options.step(site))[0] for site in sites}
+    seen: set[str] = set()
+    for site in sites:
+        group = getattr(site, "one_of", "")
+        if group and group not in seen:
+            seen.add(group)
+            widths[site.name] = site.full
+    return widths
+
+
+def check_budget(saving: Saving, sites: Sequence[Site], options: SearchOptions) -> None:
+    """Refuse a budget below what the sites cost at their least widths.
+
+    Raises:
+        UserError: with the least that is possible.
+    """
+    least = saving.share_with(least_widths(sites, options))
+    if options.budget is not None and options.budget < least:
+        raise UserError(
+            f"--target_{saving.kind} {options.budget:g} cannot be reached: with every site at its least width the "
+            f"model still costs {least:.3f} of the dense one; give a larger share"
+        )
+
+
+def _aim(options: SearchOptions, baseline: Baseline) -> str:
+    if options.budget is not None:
+        return f"the best with {options.budget:.1%} of its {options.cost} is wanted"
+    return f"{(1 - options.map_tol) * baseline.full_map:.4f} is to be held"

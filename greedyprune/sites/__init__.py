@@ -1,0 +1,29 @@
+"""Sites of models as data, and changes of their widths."""
+
+from greedyprune.sites.change import Change, installed, put
+from greedyprune.sites.site import (
+    AttentionSite,
+    CountSite,
+    HiddenSite,
+    RatioSite,
+    Reader,
+    Setting,
+    Site,
+    Slice,
+    Widths,
+)
+
+__all__ = [
+    "AttentionSite",
+    "Change",
+    "CountSite",
+    "HiddenSite",
+    "RatioSite",
+    "Reader",
+    "Setting",
+    "Site",
+    "Slice",
+    "Widths",
+    "installed",
+    "put",
+]
