@@ -21,7 +21,8 @@ from greedyprune.models.deformable import (
 from greedyprune.models.detector import Detector
 from greedyprune.models.dn_detr import DABDetector, anchors
 from greedyprune.models.features import Features, Queries
-from greedyprune.models.layers import MLP
+from greedyprune.models.layers import MLP, DecoderLayer
+from greedyprune.models.level_attention import LevelDecoderLayer
 from greedyprune.models.options import (
     DeformableDecoderOptions,
     DeformableOptions,
@@ -71,12 +72,17 @@ class PyramidDetector(Detector):
 
 
 class DNDeformableEncoderDETR(PyramidDetector, DABDetector):
-    """DN-DETR with a deformable encoder: every query looks at all tokens of all levels."""
+    """DN-DETR with a deformable encoder: every query looks at all tokens, of all levels together or level by level."""
 
     options: DNDeformableEncoderOptions
 
     def _encoder(self) -> Encoder:
         return DeformableEncoder(self.options, self.cfgs.encoder)
+
+    def _decoder_layer(self, widths: tuple[int, int, int], first: bool) -> DecoderLayer:
+        if self.options.level_attention:
+            return LevelDecoderLayer(self.options.layer, widths, first, self.options.num_feature_levels)
+        return super()._decoder_layer(widths, first)
 
     def _levels(self) -> int:
         return self.options.num_feature_levels

@@ -9,6 +9,7 @@ KINDS = {
     "dn_detr": ("dn_detr", {}),
     "patterns": ("dn_detr", {"num_patterns": 2}),
     "deformable encoder": ("dn_deformable_encoder_detr", {"num_patterns": 2}),
+    "deformable encoder, level by level": ("dn_deformable_encoder_detr", {"level_attention": True}),
     "dn deformable": ("dn_deformable_detr", {}),
     "dn deformable, two stages": ("dn_deformable_detr", {"two_stage": True}),
     "deformable": ("deformable_detr", {}),

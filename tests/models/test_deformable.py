@@ -22,6 +22,10 @@ KINDS = {
     "dn": ("dn_deformable_detr", {"enc_n_points": 2}),
     "dn, two stages": ("dn_deformable_detr", {"two_stage": True, "dec_n_points": 3}),
     "encoder": ("dn_deformable_encoder_detr", {"num_feature_levels": 3, "temperature_h": 10.0}),
+    "encoder, levels": (
+        "dn_deformable_encoder_detr",
+        {"num_feature_levels": 3, "temperature_h": 10.0, "level_attention": True},
+    ),
     "plain": ("deformable_detr", {"num_feature_levels": 1}),
     "refined": ("deformable_detr", {"with_box_refine": True}),
     "two stages": ("deformable_detr", {"with_box_refine": True, "two_stage": True}),
@@ -190,7 +194,7 @@ def test_boxes_of_a_first_stage_are_matched_as_objects_of_class_0():
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("kind", ["dn", "dn, two stages", "encoder"])
+@pytest.mark.parametrize("kind", ["dn", "dn, two stages", "encoder", "encoder, levels"])
 def test_denoising_queries_change_no_matching_output(kind):
     model = detector(kind, freeze_norm=True).train()
     targets = [{"labels": torch.tensor([3, 5]), "boxes": torch.rand(2, 4) * 0.4 + 0.3}]
@@ -230,13 +234,6 @@ def test_every_parameter_has_a_gradient_in_every_training_step(kind):
 def test_impossible_options_are_refused_by_name(name, options, words):
     with pytest.raises(UserError, match=words):
         build_model(name, **SHAPE | options)
-
-
-def test_a_decoder_that_weighs_levels_is_refused(tmp_path):
-    state = detector("encoder").state_dict() | {"transformer.decoder.layers.0.lvl_attn.weight": torch.zeros(3, 32)}
-    torch.save(state, tmp_path / "levels.pth")
-    with pytest.raises(UserError, match="weighs levels against each other"):
-        load_model(tmp_path / "levels.pth")
 
 
 def test_every_model_is_found_by_its_name():
