@@ -40,7 +40,7 @@ def outputs_of(model: Detector, images: list[Tensor], amp: torch.dtype | None = 
     device = next(model.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, amp or torch.bfloat16, enabled=amp is not None):
         outputs = model([image.to(device) for image in images])
-    return torch.cat((outputs["pred_logits"].float().sigmoid(), outputs["pred_boxes"].float()), -1).cpu()
+    return torch.cat((outputs.logits.float().sigmoid(), outputs.boxes.float()), -1).cpu()
 
 
 def worst(a: Tensor, b: Tensor) -> float:

@@ -68,8 +68,8 @@ def predict_detections(
     parts = []
     with evaluating(model), autocast(device, amp):
         for images, targets in loader:
-            outputs = model([image.to(device, non_blocking=True) for image in images])
-            results = postprocess(outputs, torch.stack([target["size"] for target in targets]), top_k)
+            answer = model([image.to(device, non_blocking=True) for image in images], last_only=True)
+            results = postprocess(answer, torch.stack([target["size"] for target in targets]), top_k)
             image_ids = [int(target["image_id"]) for target in targets]
             parts.append(Detections.from_results(results, image_ids, model.info.category_ids))
     return Detections.concat(parts)

@@ -66,7 +66,7 @@ class _MultiplyAdds(TorchFunctionMode):
     """Adds up multiply-adds of the calls made under it.
 
     It listens to the functions that are called, not to the kernels that run: which kernel attention takes, and with
-    it what a counter of kernels sees, depends on the device, the mask and the head dims.
+    it what a counter of kernels sees, depends on the device, the padding and the head dims.
     """
 
     def __init__(self) -> None:

@@ -47,7 +47,7 @@ class Residual(nn.Module):
 class SmallResNet(nn.Module):
     """A residual network of stride 16 for images of some 160 px; its batch norm is trained, not frozen.
 
-    What lies in the padding is blanked after every convolution, as if each image ended there with the convolution's
+    Padding is blanked after every convolution, as if each image ended there with the convolution's
     own zeros: an image gets the same features alone and in any batch.
 
     Args:
@@ -76,9 +76,9 @@ class SmallResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """x `[B, 3, H, W]`, mask `[B, H, W]` (True: padding) or None -> the last stages' features by their number."""
-        shown = None if mask is None else (~mask)[:, None, ::2, ::2].to(x.dtype)  # [B, 1, h, w], here of the stem
+    def forward(self, x: Tensor, padding: Tensor | None) -> dict[str, Tensor]:
+        """x `[B, 3, H, W]`, padding `[B, H, W]` (True: there) or None -> the last stages' features by their number."""
+        shown = None if padding is None else (~padding)[:, None, ::2, ::2].to(x.dtype)  # [B, 1, h, w], here of the stem
         x = blank(self.bn1(self.conv1(x)).relu(), shown)
         maps = {}
         for index in range(1, len(self.stage_channels) + 1):
@@ -146,6 +146,7 @@ class Backbone(nn.Module):
         for key, parameter in network.named_parameters():
             # DETR trains layers 2 to 4; the stem and layer 1 keep their ImageNet weights.
             parameter.requires_grad_(key.startswith(("layer2", "layer3", "layer4")))
+        network.relu.inplace = False  # of the stem: it would change what its norm gave
         names = ("layer2", "layer3", "layer4")[-levels:]
         self.body = IntermediateLayerGetter(network, return_layers={name: name for name in names})
 
@@ -164,19 +165,18 @@ class Backbone(nn.Module):
         """Pixels between the cells of the last feature map."""
         return self.level_strides[-1]
 
-    def pyramid(self, images: ImageBatch) -> list[Tensor]:
+    def forward(self, images: ImageBatch) -> list[Tensor]:
         """Every feature map `[B, channels, h, w]`, from the finest to the coarsest."""
-        given = (images.tensors, images.mask) if isinstance(self.body, SmallResNet) else (images.tensors,)
+        given = (images.tensors, images.padding) if isinstance(self.body, SmallResNet) else (images.tensors,)
         return list(self.body(*given).values())
 
-    def forward(self, images: ImageBatch) -> tuple[Tensor, Tensor | None]:
-        """The last feature map `[B, channels, h, w]`, and its mask `[B, h, w]` (True: padding) or None."""
-        features = self.pyramid(images)[-1]
-        if images.mask is None:
-            return features, None
+    def padding(self, images: ImageBatch, size: torch.Size) -> Tensor | None:
+        """Padding `[B, h, w]` (True: there) of the last feature map, whose height and width are `size`; None: none."""
+        if images.padding is None:
+            return None
         if isinstance(self.body, SmallResNet):  # the cells that it blanks, whatever the size
-            return features, images.mask[:, :: self.stride, :: self.stride]
-        return features, shrink_mask(images.mask, features.shape[-2:])
+            return images.padding[:, :: self.stride, :: self.stride]
+        return shrink_padding(images.padding, size)
 
 
 def _blocks(network: nn.Module) -> dict[str, nn.Module]:
@@ -200,6 +200,6 @@ def _narrow(block: nn.Module, widths: tuple[int, ...]) -> None:
             setattr(block, f"bn{index}", FrozenBatchNorm2d(width))
 
 
-def shrink_mask(mask: Tensor, size: torch.Size) -> Tensor:
+def shrink_padding(padding: Tensor, size: torch.Size) -> Tensor:
     """`[B, H, W]` bool to the nearest `[B, h, w]`."""
-    return F.interpolate(mask[None].float(), size=size).to(torch.bool)[0]
+    return F.interpolate(padding[None].float(), size=size).to(torch.bool)[0]

@@ -1,4 +1,4 @@
-"""Images of different sizes as one padded tensor with a mask."""
+"""Images of different sizes as one padded tensor that knows its padding."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,15 +12,15 @@ class ImageBatch(NamedTuple):
 
     Attributes:
         tensors: `[B, 3, H, W]` float.
-        mask: `[B, H, W]` bool, True where there is padding; None when no image is padded.
+        padding: `[B, H, W]` bool, True where there is padding; None when no image is padded.
     """
 
     tensors: Tensor
-    mask: Tensor | None
+    padding: Tensor | None
 
     def to(self, device: torch.device | str) -> "ImageBatch":
-        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
-        return ImageBatch(self.tensors.to(device, non_blocking=True), mask)
+        padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
+        return ImageBatch(self.tensors.to(device, non_blocking=True), padding)
 
 
 def pad_images(images: Sequence[Tensor]) -> ImageBatch:
@@ -39,11 +39,11 @@ def pad_images(images: Sequence[Tensor]) -> ImageBatch:
     height = max(image.shape[1] for image in images)
     width = max(image.shape[2] for image in images)
     tensors = images[0].new_zeros(len(images), 3, height, width)
-    mask = torch.ones(len(images), height, width, dtype=torch.bool, device=images[0].device)
+    padding = torch.ones(len(images), height, width, dtype=torch.bool, device=images[0].device)
     for i, image in enumerate(images):
         tensors[i, :, : image.shape[1], : image.shape[2]] = image
-        mask[i, : image.shape[1], : image.shape[2]] = False
-    return ImageBatch(tensors, mask)
+        padding[i, : image.shape[1], : image.shape[2]] = False
+    return ImageBatch(tensors, padding)
 
 
 def as_batch(images: "Sequence[Tensor] | ImageBatch | Tensor") -> ImageBatch:

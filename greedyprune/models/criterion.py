@@ -1,13 +1,12 @@
 """The detection loss: focal classification, L1 and generalized IoU, for matched and for denoising queries."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from greedyprune.models.boxes import cxcywh_to_xyxy, generalized_iou
-from greedyprune.models.denoising import DenoisingQueries
+from greedyprune.answer import Answer
+from greedyprune.boxes import cxcywh_to_xyxy, generalized_iou
+from greedyprune.models.answer import DenoisingAnswer, DetrAnswer
 from greedyprune.models.matcher import HungarianMatcher, Match, Target
 
 
@@ -47,12 +46,12 @@ class Criterion(nn.Module):
         self.alpha = alpha
 
     def forward(
-        self, outputs: dict[str, Any], targets: list[Target], num_boxes: Tensor | float | None = None
+        self, answer: DetrAnswer, targets: list[Target], num_boxes: Tensor | float | None = None
     ) -> dict[str, Tensor]:
         """Every loss of every decoder layer.
 
         Args:
-            outputs: what the detector returned.
+            answer: of the detector.
             targets: B dicts with `labels` int64 [n] and `boxes` [n, 4] (cxcywh in 0..1).
             num_boxes: what the sums are divided by; None: the targets of this batch, at least 1. Data-parallel
                 training passes the targets of the global batch divided by the number of processes.
@@ -63,22 +62,22 @@ class Criterion(nn.Module):
             and, to look at only, `class_error` (percent), `loss_xy`, `loss_hw` (parts of `loss_bbox`) and
             `cardinality_error` (boxes an image).
         """
-        stages = [*outputs.get("aux_outputs", []), outputs]
-        logits = torch.stack([stage["pred_logits"] for stage in stages]).float()  # [L, B, Q, C]
-        boxes = torch.stack([stage["pred_boxes"] for stage in stages]).float()  # [L, B, Q, 4]
+        layers = (*answer.earlier, answer)
+        logits = torch.stack([layer.logits for layer in layers]).float()  # [L, B, Q, C]
+        boxes = torch.stack([layer.boxes for layer in layers]).float()  # [L, B, Q, 4]
         if num_boxes is None:
             num_boxes = torch.tensor(max(sum(len(target["labels"]) for target in targets), 1), device=logits.device)
 
         layer_losses, match = self._matched_losses(logits, boxes, targets, num_boxes)
         losses = _by_layer(layer_losses, "")
         labels = torch.cat([target["labels"] for target in targets])
-        last = match.layer == len(stages) - 1
+        last = match.layer == len(layers) - 1
         predicted = logits[-1, match.image[last], match.query[last]].argmax(-1)
         losses["class_error"] = _percent_wrong(predicted, labels[match.target[last]])
-        if "enc_outputs" in outputs:
-            losses |= self._proposal_losses(outputs["enc_outputs"], targets, num_boxes)
-        if "denoising" in outputs:
-            losses |= self._denoising_losses(outputs["denoising"], num_boxes)
+        if answer.proposals is not None:
+            losses |= self._proposal_losses(answer.proposals, targets, num_boxes)
+        if answer.denoising is not None:
+            losses |= self._denoising_losses(answer.denoising, num_boxes)
         return losses
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
@@ -115,11 +114,11 @@ class Criterion(nn.Module):
         return losses, match
 
     def _proposal_losses(
-        self, proposals: dict[str, Tensor], targets: list[Target], num_boxes: Tensor | float
+        self, proposals: Answer, targets: list[Target], num_boxes: Tensor | float
     ) -> dict[str, Tensor]:
         """A first stage only says whether there is an object: as class 0 (Deformable DETR, appendix A.4)."""
         objects = [{**target, "labels": torch.zeros_like(target["labels"])} for target in targets]
-        logits, boxes = proposals["pred_logits"].float()[None], proposals["pred_boxes"].float()[None]
+        logits, boxes = proposals.logits.float()[None], proposals.boxes.float()[None]
         losses, _ = self._matched_losses(logits, boxes, objects, num_boxes)
         return {f"{name}_enc": value[0] for name, value in losses.items()}
 
@@ -143,10 +142,10 @@ class Criterion(nn.Module):
             "loss_hw": _sum_by_layer(distance[:, 2:].sum(-1), layer, layers) / num_boxes,
         }
 
-    def _denoising_losses(self, denoising: dict[str, Any], num_boxes: Tensor | float) -> dict[str, Tensor]:
-        queries: DenoisingQueries = denoising["queries"]
-        logits = denoising["pred_logits"][:, queries.image, queries.query].float()  # [L, K, C]
-        boxes = denoising["pred_boxes"][:, queries.image, queries.query].float()  # [L, K, 4]
+    def _denoising_losses(self, denoising: DenoisingAnswer, num_boxes: Tensor | float) -> dict[str, Tensor]:
+        queries = denoising.queries
+        logits = denoising.logits[:, queries.image, queries.query].float()  # [L, K, C]
+        boxes = denoising.boxes[:, queries.image, queries.query].float()  # [L, K, 4]
         layers, known = logits.shape[:2]
         onehot = F.one_hot(queries.labels, self.num_classes).to(logits.dtype).expand_as(logits)
         divisor = num_boxes * queries.groups
@@ -154,7 +153,7 @@ class Criterion(nn.Module):
         layer = torch.arange(layers, device=logits.device).repeat_interleave(known)
         expanded = queries.boxes.repeat(layers, 1)
         losses |= self._box_losses(boxes.flatten(0, 1), expanded, layer, layers, divisor)
-        losses["class_error"] = torch.stack([_percent_wrong(stage.argmax(-1), queries.labels) for stage in logits])
+        losses["class_error"] = torch.stack([_percent_wrong(each.argmax(-1), queries.labels) for each in logits])
         return _by_layer(losses, "tgt_")
 
 

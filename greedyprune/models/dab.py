@@ -1,14 +1,14 @@
 """DAB-DETR's Transformer: attention over image tokens, and a decoder that refines one box for each query."""
 
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from greedyprune.models.features import Features, Queries
-from greedyprune.models.layers import MLP, DecoderLayer, EncoderLayer
-from greedyprune.models.position import box_positions
-from greedyprune.models.transformer import Decoder, Encoder, Transformer
+from greedyprune.models.layers import MLP, present
+from greedyprune.models.position import BoxPositions
+from greedyprune.models.transformer import Decoded, Decoder, Encoder, Transformer
 
 
 class DABEncoder(Encoder):
@@ -17,67 +17,84 @@ class DABEncoder(Encoder):
     Args:
         dim: channels of the tokens.
         layers: the encoder layers.
+        scale_width: hidden channels of the position embedding's scale.
         norm: a LayerNorm after the last of them.
     """
 
-    def __init__(self, dim: int, layers: list[EncoderLayer], norm: bool = False) -> None:
+    def __init__(self, dim: int, layers: Sequence[nn.Module], scale_width: int, norm: bool = False) -> None:
         super().__init__(layers)
         self.norm = nn.LayerNorm(dim) if norm else None
-        self.query_scale = MLP(dim, dim, dim, 2)
+        self.query_scale = MLP(dim, (scale_width,), dim)
 
-    def attend(self, index: int, x: Tensor, features: Features) -> Tensor:
-        return cast(EncoderLayer, self.layers[index]).attend(x, features.pos * self.query_scale(x), features.mask)
-
-    def feed(self, index: int, x: Tensor) -> Tensor:
-        x = super().feed(index, x)
-        return x if self.norm is None or index + 1 < len(self.layers) else self.norm(x)
+    def forward(self, features: Features) -> Tensor:
+        x = features.tokens
+        for _, layer in present(self.layers):
+            x = layer(x, features.pos * self.query_scale(x), features.shown)
+        return x if self.norm is None else self.norm(x)
 
 
 class DABDecoder(Decoder):
     """Decoder layers with modulated attention and iterative box refinement.
 
-    References keep their gradient, so that a layer's box loss reaches the layer before it, as in the published model.
+    Boxes keep the gradient of their reference, so that their loss reaches the layer before, as in the published model.
 
     Args:
         dim: channels of queries and memory.
         layers: the decoder layers; the first one has `ca_qpos_proj`.
         bbox_embed: the box head, shared with the detector.
+        scale_width: hidden channels of the scale of the centres' embedding.
+        point_width: hidden channels of the boxes' embedding.
+        anchor_width: hidden channels of the scale by height and width.
     """
 
-    def __init__(self, dim: int, layers: list[DecoderLayer], bbox_embed: MLP) -> None:
-        super().__init__(layers, nn.LayerNorm(dim))
-        self.query_scale = MLP(dim, dim, dim, 2)
-        self.ref_point_head = MLP(2 * dim, dim, dim, 2)
-        self.ref_anchor_head = MLP(dim, dim, 2, 2)
+    def __init__(
+        self,
+        dim: int,
+        layers: Sequence[nn.Module],
+        bbox_embed: MLP,
+        *,
+        scale_width: int,
+        point_width: int,
+        anchor_width: int,
+    ) -> None:
+        super().__init__(layers)
+        self.norm = nn.LayerNorm(dim)
+        self.query_scale = MLP(dim, (scale_width,), dim)
+        self.ref_point_head = MLP(2 * dim, (point_width,), dim)
+        self.ref_anchor_head = MLP(dim, (anchor_width,), 2)
         self.bbox_embed = bbox_embed
+        self.positions = BoxPositions(dim // 2)
         self.dim = dim
 
-    def box_head(self, index: int) -> MLP:
+    def box_head(self, index: int) -> nn.Module:
         return self.bbox_embed
 
-    def follow(self, index: int, content: Tensor, reference: Tensor) -> Tensor:
-        return self.refine(index, content, reference)
+    def forward(self, queries: Queries, memory: Tensor, features: Features, last_only: bool = False) -> list[Decoded]:
+        content, around, reference = queries.content, queries.reference, queries.reference
+        decoded, last = [], self.answering[-1]
+        for index, layer in present(self.layers):
+            sine = self.positions(reference)  # [B, N, 2 * dim], ordered y, x, w, h
+            content = layer(
+                content,
+                memory,
+                features,
+                query_pos=self.ref_point_head(sine.to(content.dtype)),
+                query_sine=self._modulated(index, sine, content, reference),
+                self_shown=queries.self_shown,
+            )
+            if index == last or not last_only:
+                decoded.append(Decoded(index, self.norm(content), around))
+            if index != last:
+                around = self.refine(index, content, reference)
+                reference = around.detach()
+        return decoded
 
-    def attend(
-        self, index: int, content: Tensor, reference: Tensor, memory: Tensor, features: Features, queries: Queries
-    ) -> Tensor:
-        sine = box_positions(reference, self.dim // 2)  # [B, N, 2 * dim], ordered y, x, w, h
-        query_pos = self.ref_point_head(sine.to(content.dtype))
-        # The sine of the centre, weighed by content and by the box's height and width (DAB-DETR, equation 6).
+    def _modulated(self, index: int, sine: Tensor, content: Tensor, reference: Tensor) -> Tensor:
+        """The sine `[B, N, dim]` of the centre, weighed by content and by the box's sides (DAB-DETR, equation 6)."""
         by_w, by_h = (self.ref_anchor_head(content).sigmoid().float() / reference[..., 2:].float()).split(1, dim=-1)
         half = self.dim // 2
-        query_sine = torch.cat((sine[..., :half] * by_h, sine[..., half : self.dim] * by_w), dim=-1)
-        if index > 0:
-            query_sine = query_sine * self.query_scale(content)
-        return cast(DecoderLayer, self.layers[index]).attend(
-            content,
-            memory,
-            pos=features.pos,
-            query_pos=query_pos,
-            query_sine=query_sine.to(content.dtype),
-            self_mask=queries.self_mask,
-            memory_mask=features.mask,
-        )
+        result = torch.cat((sine[..., :half] * by_h, sine[..., half : self.dim] * by_w), dim=-1)
+        return (result if index == 0 else result * self.query_scale(content)).to(content.dtype)
 
 
 class DABTransformer(Transformer):

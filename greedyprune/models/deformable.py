@@ -1,16 +1,16 @@
 """Deformable DETR's Transformer (Zhu et al. 2021), with queries that are boxes or learned embeddings."""
 
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from greedyprune.models.deformable_attention import DeformableAttention, DeformableSelfAttention
 from greedyprune.models.features import Features, Levels, Queries
-from greedyprune.models.layers import MLP, EncoderLayer, Layer, LayerOptions, PackedSelfAttention
+from greedyprune.models.layers import MLP, EncoderLayer, Layer, LayerOptions, PackedSelfAttention, present
 from greedyprune.models.options import PyramidOptions
-from greedyprune.models.position import box_positions
-from greedyprune.models.transformer import Decoder, Encoder, Transformer
+from greedyprune.models.position import BoxPositions
+from greedyprune.models.transformer import Decoded, Decoder, Encoder, Transformer
 
 # A proposal of the finest level is 0.05 of the image wide and high, and twice as large in every further one; those
 # whose centre is nearer to the border than 0.01 are left out (Deformable DETR, appendix A.4).
@@ -34,8 +34,11 @@ class DeformableEncoder(Encoder):
             ]
         )
 
-    def attend(self, index: int, x: Tensor, features: Features) -> Tensor:
-        return cast(EncoderLayer, self.layers[index]).attend(x, features.pos, features.pyramid)
+    def forward(self, features: Features) -> Tensor:
+        x = features.tokens
+        for _, layer in present(self.layers):
+            x = layer(x, features.pos, features.pyramid)
+        return x
 
 
 class DeformableDecoderLayer(Layer):
@@ -50,31 +53,33 @@ class DeformableDecoderLayer(Layer):
 
     def __init__(self, options: LayerOptions, widths: tuple[int, int, int], levels: int, points: int) -> None:
         self_width, cross_width, ffn_width = widths
-        super().__init__(options, ffn_width, "norm3")
+        super().__init__(options, ffn_width)
         dim, heads = options.dim, options.heads
+        self.norm3 = nn.LayerNorm(dim)
         self.cross_attn = DeformableAttention(dim, cross_width, heads, levels, points)
         self.norm1 = nn.LayerNorm(dim)
         self.self_attn = PackedSelfAttention(dim, self_width, heads)
         self.norm2 = nn.LayerNorm(dim)
 
-    def attend(
-        self, x: Tensor, memory: Tensor, *, pos: Tensor, reference: Tensor, levels: Levels, self_mask: Tensor | None
+    def forward(
+        self, x: Tensor, memory: Tensor, *, pos: Tensor, reference: Tensor, levels: Levels, self_shown: Tensor | None
     ) -> Tensor:
-        """The attention half: the queries look at each other, then at the memory.
+        """The queries look at each other, then at the memory; then the FFN.
 
         Args:
-            x: queries' content `[B, N, dim]`.
+            x: content of the queries `[B, N, dim]`.
             memory: `[B, M, dim]`.
-            pos: the queries' position embedding `[B, N, dim]`.
+            pos: position embedding of the queries `[B, N, dim]`.
             reference: `[B, N, L, 2 or 4]`; see `DeformableAttention`.
             levels: where the memory's tokens lie.
-            self_mask: `[N, N]` bool, True where a query may look at another; None: everywhere.
+            self_shown: `[N, N]` bool, True where a query may look at another; None: everywhere.
 
         Returns:
             `[B, N, dim]`.
         """
-        x = self.norm2(x + self.dropout(self.self_attn(x, pos, self_mask)))
-        return self.norm1(x + self.dropout(self.cross_attn(x + pos, memory, reference, levels)))
+        x = self.norm2(x + self.dropout(self.self_attn(x, pos, self_shown)))
+        x = self.norm1(x + self.dropout(self.cross_attn(x + pos, memory, reference, levels)))
+        return self.norm3(x + self.dropout(self.ffn(x)))
 
 
 class DeformableDecoder(Decoder):
@@ -93,44 +98,46 @@ class DeformableDecoder(Decoder):
     def __init__(
         self,
         dim: int,
-        layers: list[DeformableDecoderLayer],
+        layers: Sequence[nn.Module],
         bbox_embed: nn.ModuleList,
         anchors: bool,
         refines: bool,
         eps: float,
     ) -> None:
-        super().__init__(layers, nn.Identity(), eps)
+        super().__init__(layers, eps)
         self.dim, self.refines = dim, refines
-        self.query_scale = MLP(dim, dim, dim, 2) if anchors else None
-        self.ref_point_head = MLP(2 * dim, dim, dim, 2) if anchors else None
+        self.query_scale = MLP(dim, (dim,), dim) if anchors else None
+        self.ref_point_head = MLP(2 * dim, (dim,), dim) if anchors else None
         self.bbox_embed = bbox_embed
+        self.positions = BoxPositions(dim // 2)
 
-    def box_head(self, index: int) -> MLP:
-        head = self.bbox_embed[index]
-        assert isinstance(head, MLP)
-        return head
+    def box_head(self, index: int) -> nn.Module:
+        return self.bbox_embed[index]
 
-    def follow(self, index: int, content: Tensor, reference: Tensor) -> Tensor:
-        return self.refine(index, content, reference).detach() if self.refines else reference
-
-    def attend(
-        self, index: int, content: Tensor, reference: Tensor, memory: Tensor, features: Features, queries: Queries
-    ) -> Tensor:
-        scaled = features.pyramid.scale(reference)  # [B, N, L, 2 or 4]
-        return cast(DeformableDecoderLayer, self.layers[index]).attend(
-            content,
-            memory,
-            pos=self._positions(index, content, scaled[:, :, 0]) if queries.pos is None else queries.pos,
-            reference=scaled,
-            levels=features.pyramid,
-            self_mask=queries.self_mask,
-        )
+    def forward(self, queries: Queries, memory: Tensor, features: Features, last_only: bool = False) -> list[Decoded]:
+        content, reference = queries.content, queries.reference
+        decoded, last = [], self.answering[-1]
+        for index, layer in present(self.layers):
+            scaled = features.pyramid.scale(reference)  # [B, N, L, 2 or 4]
+            content = layer(
+                content,
+                memory,
+                pos=self._positions(index, content, scaled[:, :, 0]) if queries.pos is None else queries.pos,
+                reference=scaled,
+                levels=features.pyramid,
+                self_shown=queries.self_shown,
+            )
+            if index == last or not last_only:
+                decoded.append(Decoded(index, content, reference))
+            if self.refines and index != last:
+                reference = self.refine(index, content, reference).detach()
+        return decoded
 
     def _positions(self, index: int, content: Tensor, boxes: Tensor) -> Tensor:
         """`[B, N, dim]` of boxes `[B, N, 4]` in the first level, with its padding."""
         assert self.ref_point_head is not None
         assert self.query_scale is not None
-        pos = self.ref_point_head(box_positions(boxes, self.dim // 2).to(content.dtype))
+        pos = self.ref_point_head(self.positions(boxes).to(content.dtype))
         return pos * self.query_scale(content) if index > 0 else pos
 
 
@@ -150,7 +157,7 @@ class DeformableTransformer(Transformer):
     ) -> None:
         dim = options.hidden_dim
         super().__init__(encoder, decoder, dim, options.num_feature_levels)
-        self.dim = dim
+        self.positions = BoxPositions(dim // 2)
         if two_stage:
             self.enc_output = nn.Linear(dim, dim)
             self.enc_output_norm = nn.LayerNorm(dim)
@@ -174,12 +181,12 @@ class DeformableTransformer(Transformer):
         )
         boxes = torch.cat((levels.centres, sizes[:, None].expand(len(memory), -1, 2)), dim=-1)  # [B, M, 4]
         inside = ((boxes > PROPOSAL_MARGIN) & (boxes < 1 - PROPOSAL_MARGIN)).all(-1, keepdim=True)
-        if levels.mask is not None:
-            inside = inside & levels.mask[..., None]
+        if levels.shown is not None:
+            inside = inside & levels.shown[..., None]
         logits = torch.log(boxes / (1 - boxes)).masked_fill(~inside, torch.inf)
         return self.enc_output_norm(self.enc_output(memory.masked_fill(~inside, 0.0))), logits
 
     def embed_proposals(self, boxes: Tensor) -> Tensor:
         """Position and content `[B, N, 2 * dim]` of proposals `[B, N, 4]` (cxcywh)."""
-        sine = box_positions(boxes[..., [1, 0, 2, 3]], self.dim // 2)  # ordered x, y, w, h
+        sine = self.positions(boxes[..., [1, 0, 2, 3]])  # ordered x, y, w, h
         return self.pos_trans_norm(self.pos_trans(sine.to(self.pos_trans.weight.dtype)))

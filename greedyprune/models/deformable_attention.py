@@ -83,8 +83,8 @@ class DeformableAttention(nn.Module):
             `[B, N, dim]`.
         """
         value = self.value_proj(memory)
-        if levels.mask is not None:
-            value = value.masked_fill(~levels.mask[..., None], 0.0)
+        if levels.shown is not None:
+            value = value.masked_fill(~levels.shown[..., None], 0.0)
         value = value.unflatten(-1, self.heads)  # [B, M, heads, width / heads]
         places = (self.levels, self.points)
         offsets = self.sampling_offsets(query).float().unflatten(-1, (-1, *places, 2))

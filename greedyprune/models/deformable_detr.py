@@ -2,15 +2,16 @@
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from greedyprune.answer import Answer
+from greedyprune.boxes import EPS
 from greedyprune.cfgs import Cfgs
 from greedyprune.models.backbone import Backbone
-from greedyprune.models.batch import ImageBatch, as_batch
+from greedyprune.models.batch import ImageBatch
 from greedyprune.models.deformable import (
     DeformableDecoder,
     DeformableDecoderLayer,
@@ -20,7 +21,8 @@ from greedyprune.models.deformable import (
 from greedyprune.models.detector import Detector
 from greedyprune.models.dn_detr import DABDetector, anchors
 from greedyprune.models.features import Features, Queries
-from greedyprune.models.layers import MLP
+from greedyprune.models.layers import MLP, DecoderLayer
+from greedyprune.models.level_attention import LevelDecoderLayer
 from greedyprune.models.options import (
     DeformableDecoderOptions,
     DeformableOptions,
@@ -30,8 +32,9 @@ from greedyprune.models.options import (
     ModelInfo,
     PyramidOptions,
 )
+from greedyprune.models.position import ImagePositions
 from greedyprune.models.pyramid import LevelProjections, pyramid_features
-from greedyprune.models.transformer import EPS, Encoder
+from greedyprune.models.transformer import Encoder
 
 
 class PyramidDetector(Detector):
@@ -44,7 +47,7 @@ class PyramidDetector(Detector):
     """
 
     options: PyramidOptions
-    # Whether a cell's position is its centre or its number; see `image_positions`.
+    # Whether the position of a cell is its centre or its number; see `image_positions`.
     position_offset = 0.0
 
     def __init__(self, options: DetectorOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
@@ -53,6 +56,8 @@ class PyramidDetector(Detector):
         backbone = Backbone(options.backbone, options.dilation, levels, self.cfgs.backbone)
         self.backbone = nn.Sequential(backbone)
         self.input_proj = LevelProjections(backbone.level_channels, options.hidden_dim, levels)
+        temperatures = self.options.temperature_h, self.options.temperature_w
+        self.positions = ImagePositions(options.hidden_dim, *temperatures, self.position_offset)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -60,21 +65,24 @@ class PyramidDetector(Detector):
         coarser = range(1, self.options.num_feature_levels - len(own) + 1)
         return (*own, *(own[-1] * 2**step for step in coarser))
 
-    def features(self, images: Sequence[Tensor] | ImageBatch | Tensor) -> Features:
-        batch = as_batch(images)
-        maps = self.input_proj(self.feature_extractor.pyramid(batch))
-        temperatures = self.options.temperature_h, self.options.temperature_w
+    def features(self, images: ImageBatch) -> Features:
+        maps = self.input_proj(self.backbone(images))
         assert self.transformer.level_embed is not None
-        return pyramid_features(maps, batch, self.transformer.level_embed, temperatures, self.position_offset)
+        return pyramid_features(maps, images, self.transformer.level_embed, self.positions)
 
 
 class DNDeformableEncoderDETR(PyramidDetector, DABDetector):
-    """DN-DETR with a deformable encoder: every query looks at all tokens of all levels."""
+    """DN-DETR with a deformable encoder: every query looks at all tokens, of all levels together or level by level."""
 
     options: DNDeformableEncoderOptions
 
     def _encoder(self) -> Encoder:
         return DeformableEncoder(self.options, self.cfgs.encoder)
+
+    def _decoder_layer(self, widths: tuple[int, int, int], first: bool) -> DecoderLayer:
+        if self.options.level_attention:
+            return LevelDecoderLayer(self.options.layer, widths, first, self.options.num_feature_levels)
+        return super()._decoder_layer(widths, first)
 
     def _levels(self) -> int:
         return self.options.num_feature_levels
@@ -91,6 +99,7 @@ class DeformableDetector(PyramidDetector):
 
     options: DeformableDecoderOptions
     transformer: DeformableTransformer
+    num_proposals: int  # queries of a second stage
     position_offset = -0.5
     # Queries are boxes, of which every decoder layer makes its position embedding; else they are learned embeddings.
     anchored = False
@@ -103,7 +112,7 @@ class DeformableDetector(PyramidDetector):
         dim = options.hidden_dim
         places = options.num_feature_levels, options.dec_n_points
         layers = [DeformableDecoderLayer(options.layer, widths, *places) for widths in self.cfgs.decoder]
-        bbox_embed = self._heads(MLP(dim, dim, 4, 3))
+        bbox_embed = self._heads(MLP(dim, (dim, dim), 4))
         self.transformer = DeformableTransformer(
             DeformableEncoder(options, self.cfgs.encoder),
             DeformableDecoder(dim, layers, bbox_embed, self.anchored, options.refines, self.eps),
@@ -111,6 +120,7 @@ class DeformableDetector(PyramidDetector):
             options.two_stage,
             points=not self.anchored,
         )
+        self.num_proposals = options.num_queries
         self.bbox_embed = bbox_embed  # of the two names in a state dict the detector's own one counts
         for index, head in enumerate(cast("list[MLP]", list(bbox_embed))):
             last = head.layers[-1]
@@ -129,13 +139,8 @@ class DeformableDetector(PyramidDetector):
         count = self.options.dec_layers + self.options.two_stage
         return nn.ModuleList(copy.deepcopy(head) if self.options.refines else head for _ in range(count))
 
-    def predict(self, hidden: list[Tensor], references: list[Tensor]) -> tuple[Tensor, Tensor]:
-        first = self.options.dec_layers - len(hidden)
-        logits, boxes = [], []
-        for index, (states, reference) in enumerate(zip(hidden, references, strict=True), start=first):
-            logits.append(self.class_embed[index](states))
-            boxes.append(self.transformer.decoder.refine(index, states, reference))
-        return torch.stack(logits), torch.stack(boxes)
+    def classify(self, index: int, states: Tensor) -> Tensor:
+        return self.class_embed[index](states)
 
     def queries(self, features: Features, memory: Tensor) -> Queries:
         if self.options.two_stage:
@@ -151,13 +156,13 @@ class DeformableDetector(PyramidDetector):
         tokens, starts = self.transformer.propose(memory, features.pyramid)
         logits = self.class_embed[-1](tokens)
         boxes = self.bbox_embed[-1](tokens).float() + starts  # [B, M, 4] before the sigmoid
-        count = min(self.options.num_queries, boxes.shape[1])
+        count = min(self.num_proposals, boxes.shape[1])
         best = logits[..., 0].topk(count, dim=1).indices  # whether there is an object is what class 0 says here
         reference = boxes.gather(1, best[..., None].expand(-1, -1, 4)).detach().sigmoid()  # [B, Q, 4]
         pos, content = self.transformer.embed_proposals(reference).chunk(2, dim=-1)
         if self.anchored:
             content = torch.cat((content[..., :-1], torch.zeros_like(content[..., :1])), dim=-1)
-        proposals = {"pred_logits": logits, "pred_boxes": boxes.sigmoid()}
+        proposals = Answer(logits, boxes.sigmoid())
         return Queries(content, reference, None if self.anchored else pos, proposals)
 
 
@@ -179,6 +184,10 @@ class DNDeformableDETR(DeformableDetector):
             self.tgt_embed = nn.Embedding(options.num_queries, options.hidden_dim - 1)
             self.refpoint_embed = anchors(options.num_queries, options.random_refpoints_xy)
 
+    @property
+    def query_tables(self) -> tuple[nn.Embedding, ...]:
+        return () if self.options.two_stage else (self.tgt_embed, self.refpoint_embed)
+
     def queries(self, features: Features, memory: Tensor) -> Queries:
         made = super().queries(features, memory)
         # A batch without targets has no denoising: this keeps the embedding among what data-parallel training reduces.
@@ -199,6 +208,10 @@ class DeformableDETR(DeformableDetector):
         super().__init__(options, cfgs, info)
         if not options.two_stage:
             self.query_embed = nn.Embedding(options.num_queries, 2 * options.hidden_dim)
+
+    @property
+    def query_tables(self) -> tuple[nn.Embedding, ...]:
+        return () if self.options.two_stage else (self.query_embed,)
 
     def _learned(self, batch: int) -> Queries:
         pos, content = self.query_embed.weight.chunk(2, dim=-1)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from greedyprune.boxes import inverse_sigmoid
+from greedyprune.models.features import DenoisingQueries
 from greedyprune.models.matcher import Target
-from greedyprune.models.transformer import inverse_sigmoid
 
 
 @dataclass(frozen=True)
@@ -22,31 +23,6 @@ class Denoising:
     scalar: int = 5
     label_noise_scale: float = 0.2
     box_noise_scale: float = 0.4
-
-
-@dataclass(frozen=True)
-class DenoisingQueries:
-    """Queries made of the targets, in the order group by group, each group padded to the largest image.
-
-    Attributes:
-        content: `[B, P, dim]`; zeros where padded.
-        reference: `[B, P, 4]` noised boxes, cxcywh in 0..1.
-        self_mask: `[P + Q, P + Q]` bool, True where a query may look at another.
-        image: `[K]` image of each of the K = scalar * targets known queries.
-        query: `[K]` its place among the P.
-        labels: `[K]` its label before the noise.
-        boxes: `[K, 4]` its box before the noise.
-        groups: number of groups.
-    """
-
-    content: Tensor
-    reference: Tensor
-    self_mask: Tensor
-    image: Tensor
-    query: Tensor
-    labels: Tensor
-    boxes: Tensor
-    groups: int
 
 
 def denoising_queries(
@@ -95,5 +71,5 @@ def denoising_queries(
     # Matching queries see no denoising query, and a denoising query sees its own group and the matching queries.
     group = torch.arange(padded + num_queries, device=device) // widest
     group[padded:] = groups
-    self_mask = (group[:, None] == group[None, :]) | ((group[None, :] == groups) & (group[:, None] < groups))
-    return DenoisingQueries(content, reference, self_mask, image, query, labels, boxes, groups)
+    self_shown = (group[:, None] == group[None, :]) | ((group[None, :] == groups) & (group[:, None] < groups))
+    return DenoisingQueries(content, reference, self_shown, image, query, labels, boxes, groups)

@@ -1,22 +1,23 @@
 """What every detector is: images to features, features to boxes, with the widths of its sites."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from greedyprune.answer import Answer
 from greedyprune.cfgs import Cfgs, check_cfgs
+from greedyprune.models.answer import DenoisingAnswer, DetrAnswer
 from greedyprune.models.backbone import Backbone
-from greedyprune.models.batch import ImageBatch
+from greedyprune.models.batch import ImageBatch, as_batch
 from greedyprune.models.denoising import Denoising, denoising_queries
 from greedyprune.models.features import Features, Queries
+from greedyprune.models.layers import present
 from greedyprune.models.matcher import Target
 from greedyprune.models.options import DetectorOptions, ModelInfo
-from greedyprune.models.transformer import Transformer
-
-Outputs = dict[str, Any]
+from greedyprune.models.transformer import Decoded, Transformer
 
 
 class Detector(nn.Module):
@@ -51,16 +52,24 @@ class Detector(nn.Module):
         self.info = info or ModelInfo()
         self.label_enc = None
 
-    def features(self, images: Sequence[Tensor] | ImageBatch | Tensor) -> Features:
-        """The part before the Transformer: backbone, projection and position embedding."""
+    def features(self, images: ImageBatch) -> Features:
+        """The part before the Transformer: backbone, projection and position embedding.
+
+        Pixels are read in the call of `backbone` alone; elsewhere the batch's size and padding.
+        """
         raise NotImplementedError
 
     def queries(self, features: Features, memory: Tensor) -> Queries:
         """The matching queries, of which a second stage makes its own from the memory `[B, M, dim]`."""
         raise NotImplementedError
 
-    def predict(self, hidden: list[Tensor], references: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits `[L, B, N, C]` and boxes `[L, B, N, 4]` of the last L decoder layers, of what they gave and got."""
+    def classify(self, index: int, states: Tensor) -> Tensor:
+        """Logits `[B, N, C]` of the states `[B, N, dim]` of decoder layer `index`."""
+        raise NotImplementedError
+
+    @property
+    def query_tables(self) -> tuple[nn.Embedding, ...]:
+        """The embeddings that have a row for every query; none, where queries are proposals of a first stage."""
         raise NotImplementedError
 
     @property
@@ -69,6 +78,15 @@ class Detector(nn.Module):
         network = self.backbone[0]
         assert isinstance(network, Backbone)
         return network
+
+    @property
+    def has_idle_weights(self) -> bool:
+        """Whether some weights have no say, and no gradient.
+
+        The first decoder layer alone has no use for the scale of the queries' positions, nor has an encoder without
+        layers for that of its tokens'.
+        """
+        return self.transformer.decoder.answering == (0,) or not present(self.transformer.encoder.layers)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -83,19 +101,14 @@ class Detector(nn.Module):
                     module.eval()
         return self
 
-    def detect(
-        self, features: Features, targets: list[Target] | None = None, denoising: Denoising | None = None
-    ) -> Outputs:
-        """The part from the Transformer on; see `forward`."""
-        queries, hidden, references = self.transformer(features, partial(self._ask, features, targets, denoising))
-        return self._answer(queries, *self.predict(hidden, references))
-
     def forward(
         self,
         images: Sequence[Tensor] | ImageBatch | Tensor,
         targets: list[Target] | None = None,
         denoising: Denoising | None = None,
-    ) -> Outputs:
+        *,
+        last_only: bool = False,
+    ) -> DetrAnswer:
         """Detect.
 
         Args:
@@ -104,48 +117,58 @@ class Detector(nn.Module):
             targets: for denoising in training mode: B dicts with `labels` int64 [n] in 0..C-1 and `boxes` [n, 4]
                 (cxcywh in 0..1 of the unpadded image). Not read by a detector that is trained without denoising.
             denoising: amount of noise; None: `Denoising()`. Only read in training mode with targets.
+            last_only: the answers of earlier decoder layers are not computed; `earlier` is empty then.
 
         Returns:
-            `pred_logits` [B, Q, C], `pred_boxes` [B, Q, 4] (cxcywh in 0..1), `aux_outputs`: a list of the same for
-            every decoder layer before the last; of a two-stage detector also `enc_outputs`, the same for every token;
-            in training mode with targets also `denoising`, for the criterion.
+            The answer: of the last decoder layer, with those of the layers before it in `earlier`.
         """
+        features = self.features(as_batch(images))
         noise = (denoising or Denoising()) if self.training and targets is not None else None
-        return self.detect(self.features(images), targets, noise)
 
-    def _ask(
-        self, features: Features, targets: list[Target] | None, denoising: Denoising | None, memory: Tensor
-    ) -> Queries:
+        def ask(memory: Tensor) -> Queries:
+            queries = self.queries(features, memory)
+            return queries if noise is None or targets is None else self._with_noise(queries, targets, noise)
+
+        return self.detect(features, ask, last_only)
+
+    def detect(
+        self, features: Features, ask: Callable[[Tensor], Queries] | None = None, last_only: bool = False
+    ) -> DetrAnswer:
+        """The part from the Transformer on.
+
+        Args:
+            features: the images.
+            ask: makes the queries, from the memory `[B, M, dim]`; None: `queries`.
+            last_only: see `forward`.
+        """
+        queries, decoded = self.transformer(features, ask or partial(self.queries, features), last_only)
+        return self._answer(queries, decoded)
+
+    def _with_noise(self, queries: Queries, targets: list[Target], noise: Denoising) -> Queries:
         """All queries: denoising ones, where there are any, before the matching ones."""
-        queries = self.queries(features, memory)
-        if targets is None or denoising is None or self.label_enc is None:
+        if self.label_enc is None:
             return queries
         count = queries.content.shape[1]
-        noised = denoising_queries(targets, denoising, self.label_enc, self.options.num_classes, count)
+        noised = denoising_queries(targets, noise, self.label_enc, self.options.num_classes, count)
         if noised is None:
             return queries
         return queries._replace(
             content=torch.cat((noised.content.to(queries.content.dtype), queries.content), dim=1),
             reference=torch.cat((noised.reference, queries.reference), dim=1),
-            self_mask=noised.self_mask,
+            self_shown=noised.self_shown,
             noised=noised,
         )
 
-    def _answer(self, queries: Queries, logits: Tensor, boxes: Tensor) -> Outputs:
-        outputs: Outputs = {}
+    def _answer(self, queries: Queries, decoded: list[Decoded]) -> DetrAnswer:
+        logits = [self.classify(layer.index, layer.states) for layer in decoded]
+        boxes = [self.transformer.decoder.refine(*layer) for layer in decoded]
+        denoising = None
         if queries.noised is not None:
-            padded = queries.noised.content.shape[1]
-            outputs["denoising"] = {
-                "queries": queries.noised,
-                "pred_logits": logits[:, :, :padded],
-                "pred_boxes": boxes[:, :, :padded],
-            }
-            logits, boxes = logits[:, :, padded:], boxes[:, :, padded:]
-        return stages(logits, boxes, queries.proposals) | outputs
-
-
-def stages(logits: Tensor, boxes: Tensor, proposals: dict[str, Any] | None = None) -> Outputs:
-    """Logits `[L, B, Q, C]` and boxes `[L, B, Q, 4]` of all decoder layers as the detector's answer."""
-    layers = [{"pred_logits": c, "pred_boxes": b} for c, b in zip(logits, boxes, strict=True)]
-    answer: Outputs = {**layers[-1], "aux_outputs": layers[:-1]}
-    return answer if proposals is None else {**answer, "enc_outputs": proposals}
+            count = queries.noised.content.shape[1]
+            first = (torch.stack([each[:, :count] for each in found]) for found in (logits, boxes))
+            denoising = DenoisingAnswer(queries.noised, *first)
+            logits, boxes = [each[:, count:] for each in logits], [each[:, count:] for each in boxes]
+        *earlier, last = (Answer(*layer) for layer in zip(logits, boxes, strict=True))
+        return DetrAnswer(
+            last.logits, last.boxes, earlier=tuple(earlier), proposals=queries.proposals, denoising=denoising
+        )

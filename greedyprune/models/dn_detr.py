@@ -1,21 +1,21 @@
 """DN-DETR: DAB-DETR trained with query denoising (Li et al. 2022)."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from greedyprune.boxes import inverse_sigmoid
 from greedyprune.cfgs import Cfgs
 from greedyprune.models.backbone import Backbone
-from greedyprune.models.batch import ImageBatch, as_batch
+from greedyprune.models.batch import ImageBatch
 from greedyprune.models.dab import DABDecoder, DABEncoder, DABTransformer
 from greedyprune.models.detector import Detector
 from greedyprune.models.features import Features, Queries
 from greedyprune.models.layers import MLP, DecoderLayer, EncoderLayer
 from greedyprune.models.options import DABOptions, DNDETROptions, ModelInfo
-from greedyprune.models.position import image_positions
-from greedyprune.models.transformer import Encoder, inverse_sigmoid
+from greedyprune.models.position import ImagePositions
+from greedyprune.models.transformer import Encoder
 
 
 class DABDetector(Detector):
@@ -34,10 +34,10 @@ class DABDetector(Detector):
     def __init__(self, options: DABOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
         super().__init__(options, cfgs, info)
         dim = options.hidden_dim
-        bbox_embed = MLP(dim, dim, 4, 3)
+        bbox_embed = MLP(dim, (dim, dim), 4)
         encoder = self._encoder()
-        layers = [DecoderLayer(options.layer, each, index == 0) for index, each in enumerate(self.cfgs.decoder)]
-        decoder = DABDecoder(dim, layers, bbox_embed)
+        layers = [self._decoder_layer(each, index == 0) for index, each in enumerate(self.cfgs.decoder)]
+        decoder = DABDecoder(dim, layers, bbox_embed, scale_width=dim, point_width=dim, anchor_width=dim)
         self.transformer = DABTransformer(encoder, decoder, dim, self._levels(), options.num_patterns)
         # Registered after the decoder, which shares it: of the two names in a state dict the detector's own one counts.
         self.bbox_embed = bbox_embed
@@ -53,9 +53,16 @@ class DABDetector(Detector):
     def _encoder(self) -> Encoder:
         raise NotImplementedError
 
+    def _decoder_layer(self, widths: tuple[int, int, int], first: bool) -> DecoderLayer:
+        return DecoderLayer(self.options.layer, widths, first)
+
     def _levels(self) -> int:
         """How many levels the Transformer tells apart; see `Transformer`."""
         return 0
+
+    @property
+    def query_tables(self) -> tuple[nn.Embedding, ...]:
+        return (self.refpoint_embed,)
 
     def queries(self, features: Features, memory: Tensor) -> Queries:
         reference = self.refpoint_embed.weight
@@ -68,9 +75,8 @@ class DABDetector(Detector):
         batch = len(memory)
         return Queries(content.expand(batch, -1, -1), reference.sigmoid().expand(batch, -1, -1))
 
-    def predict(self, hidden: list[Tensor], references: list[Tensor]) -> tuple[Tensor, Tensor]:
-        states = torch.stack(hidden)
-        return self.class_embed(states), self.transformer.decoder.refine(0, states, torch.stack(references))
+    def classify(self, index: int, states: Tensor) -> Tensor:
+        return self.class_embed(states)
 
 
 class DNDETR(DABDetector):
@@ -83,21 +89,21 @@ class DNDETR(DABDetector):
         backbone = Backbone(options.backbone, options.dilation, widths=self.cfgs.backbone)
         self.backbone = nn.Sequential(backbone)
         self.input_proj = nn.Conv2d(backbone.channels, options.hidden_dim, 1)
+        self.positions = ImagePositions(options.hidden_dim, options.temperature_h, options.temperature_w)
 
     def _encoder(self) -> Encoder:
         options = self.options
         layers = [EncoderLayer(options.layer, widths) for widths in self.cfgs.encoder]
-        return DABEncoder(options.hidden_dim, layers, options.pre_norm)
+        return DABEncoder(options.hidden_dim, layers, options.hidden_dim, options.pre_norm)
 
-    def features(self, images: Sequence[Tensor] | ImageBatch | Tensor) -> Features:
-        batch = as_batch(images)
-        maps, mask = self.backbone(batch)
-        shape = (maps.shape[0], *maps.shape[-2:])
-        padding = mask if mask is not None else torch.zeros(shape, dtype=torch.bool, device=maps.device)
-        options = self.options
-        pos = image_positions(padding, options.hidden_dim, options.temperature_h, options.temperature_w)
+    def features(self, images: ImageBatch) -> Features:
+        maps = self.backbone(images)[-1]
+        padding = self.feature_extractor.padding(images, maps.shape[-2:])  # [B, h, w]
+        shown = None if padding is None else ~padding.flatten(1)[:, None, None]
+        if padding is None:
+            padding = torch.zeros(maps.shape[0], *maps.shape[-2:], dtype=torch.bool, device=maps.device)
         tokens = self.input_proj(maps).flatten(2).transpose(1, 2)  # [B, M, dim]
-        return Features(tokens, pos.to(tokens.dtype), None if mask is None else ~mask.flatten(1)[:, None, None])
+        return Features(tokens, self.positions(padding).to(tokens.dtype), shown)
 
 
 def anchors(count: int, random_xy: bool = False) -> nn.Embedding:

@@ -1,12 +1,12 @@
 """What the parts of a detector hand to each other: image tokens, their levels, and queries."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from greedyprune.models.denoising import DenoisingQueries
+from greedyprune.answer import Answer
 
 
 class Levels(NamedTuple):
@@ -16,13 +16,18 @@ class Levels(NamedTuple):
         shapes: height and width of every level.
         valid: `[B, L, 2]` share of each level's width and height that is image, not padding.
         centres: `[B, M, 2]` centre (x, y) of every token's cell, in 0..1 of its own unpadded image.
-        mask: `[B, M]` bool, True where there is image; None: everywhere.
+        shown: `[B, M]` bool, True where there is image; None: everywhere.
     """
 
     shapes: tuple[tuple[int, int], ...]
     valid: Tensor
     centres: Tensor
-    mask: Tensor | None
+    shown: Tensor | None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of every level."""
+        return [height * width for height, width in self.shapes]
 
     def scale(self, reference: Tensor) -> Tensor:
         """Points or boxes `[B, N, 2 or 4]` of the unpadded image in every padded level: `[B, N, L, 2 or 4]`."""
@@ -31,18 +36,18 @@ class Levels(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the Transformer gets of a batch of images.
+    """Input of the Transformer for a batch of images.
 
     Attributes:
         tokens: `[B, M, dim]` projected backbone features.
         pos: `[B, M, dim]` their position embedding.
-        mask: `[B, 1, 1, M]` bool, True where there is image; None: everywhere.
+        shown: `[B, 1, 1, M]` bool, True where there is image; None: everywhere.
         levels: where the tokens lie, for deformable attention; None: the model has none.
     """
 
     tokens: Tensor
     pos: Tensor
-    mask: Tensor | None
+    shown: Tensor | None
     levels: Levels | None = None
 
     @property
@@ -53,21 +58,46 @@ class Features(NamedTuple):
         return self.levels
 
 
+@dataclass(frozen=True)
+class DenoisingQueries:
+    """Queries made of the targets, in the order group by group, each group padded to the largest image.
+
+    Attributes:
+        content: `[B, P, dim]`; zeros where padded.
+        reference: `[B, P, 4]` noised boxes, cxcywh in 0..1.
+        self_shown: `[P + Q, P + Q]` bool, True where a query may look at another.
+        image: `[K]` image of each of the K = scalar * targets known queries.
+        query: `[K]` its place among the P.
+        labels: `[K]` its label before the noise.
+        boxes: `[K, 4]` its box before the noise.
+        groups: number of groups.
+    """
+
+    content: Tensor
+    reference: Tensor
+    self_shown: Tensor
+    image: Tensor
+    query: Tensor
+    labels: Tensor
+    boxes: Tensor
+    groups: int
+
+
 class Queries(NamedTuple):
-    """What the decoder starts from.
+    """Input of the decoder beside the memory.
 
     Attributes:
         content: `[B, N, dim]`.
         reference: `[B, N, 4]` boxes (cxcywh in 0..1), or `[B, N, 2]` points.
         pos: `[B, N, dim]` position embedding of every layer; None: each layer makes its own from the boxes.
-        proposals: `pred_logits` [B, M, C] and `pred_boxes` [B, M, 4] of the first stage; None: there is none.
-        self_mask: `[N, N]` bool, True where a query may look at another; None: everywhere.
+        proposals: answer `[B, M, ...]` of a first stage; None: there is none.
+        self_shown: `[N, N]` bool, True where a query may look at another; None: everywhere.
         noised: the denoising queries that come first among the N; None: there are none.
     """
 
     content: Tensor
     reference: Tensor
     pos: Tensor | None = None
-    proposals: dict[str, Any] | None = None
-    self_mask: Tensor | None = None
-    noised: "DenoisingQueries | None" = None
+    proposals: Answer | None = None
+    self_shown: Tensor | None = None
+    noised: DenoisingQueries | None = None

@@ -53,8 +53,6 @@ def _kind(state: State, place: str) -> tuple[str, type[DetectorOptions], Callabl
     if "transformer.level_embed" not in state:
         return "DN-DETR", DNDETROptions, _dn_detr
     if "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight" not in state:
-        if "transformer.decoder.layers.0.lvl_attn.weight" in state:
-            raise UserError(f"{place} has a decoder that weighs levels against each other, which no model here has")
         return "DN-DETR with a deformable encoder", DNDeformableEncoderOptions, _deformable_encoder
     if "transformer.decoder.ref_point_head.layers.0.weight" in state:
         return "DN-Deformable-DETR", DNDeformableOptions, _dn_deformable
@@ -71,6 +69,7 @@ def _dn_detr(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
 def _deformable_encoder(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
     encoder = _encoder_widths(sizes, "self_attn.value_proj.weight")
     found = _dab(sizes, encoder)
+    found["level_attention"] = "transformer.decoder.layers.0.lvl_attn.weight" in sizes.state
     return found | _pyramid(sizes, {**found, **overrides}), Cfgs(encoder, _dab_widths(sizes))
 
 

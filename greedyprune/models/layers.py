@@ -1,5 +1,6 @@
 """Transformer layers that take their widths: the dense layer is the one whose widths are full."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function
+
+from greedyprune.models.features import Features
 
 ACTIVATIONS = {"prelu": nn.PReLU, "relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -45,13 +48,27 @@ class LayerOptions:
     dropout: float = 0.0
 
 
-class MLP(nn.Module):
-    """Linear layers with ReLU between them; `[..., in_dim]` -> `[..., out_dim]`."""
+class Skipped(nn.Module):
+    """The place of a layer that is left out, or of a head of its own: without tensors, so others keep their names."""
 
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, depth: int) -> None:
+
+def present(layers: nn.ModuleList) -> list[tuple[int, nn.Module]]:
+    """The layers that are not `Skipped`, each with its number."""
+    return [(index, layer) for index, layer in enumerate(layers) if not isinstance(layer, Skipped)]
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; `[..., in_dim]` -> `[..., out_dim]`.
+
+    Args:
+        in_dim: channels that go in.
+        hidden: channels between every two layers, in their order.
+        out_dim: channels that come out.
+    """
+
+    def __init__(self, in_dim: int, hidden: Sequence[int], out_dim: int) -> None:
         super().__init__()
-        dims = [in_dim] + [hidden_dim] * (depth - 1) + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([in_dim, *hidden, out_dim]))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -59,28 +76,28 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
-def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention; see `Attention.attend`; returns `[B, heads, N, d]`."""
+def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, shown: Tensor | None) -> Tensor:
+    """Scaled dot-product attention; see `HeadedAttention.attend`; returns `[B, heads, N, d]`."""
     given = (q, k, v)
     if has_torch_function(given):
-        return handle_torch_function(dot_product_attention, given, q, k, v, mask)
+        return handle_torch_function(dot_product_attention, given, q, k, v, shown)
     missing = q.shape[-1] - v.shape[-1]
     if missing > 0 and q.device.type == "cpu":
         # PyTorch's fused kernel for CPUs wants heads of one width; without it the softmax goes through memory.
-        return F.scaled_dot_product_attention(q, k, F.pad(v, (0, missing)), attn_mask=mask)[..., : v.shape[-1]]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.scaled_dot_product_attention(q, k, F.pad(v, (0, missing)), attn_mask=shown)[..., : v.shape[-1]]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=shown)
 
 
 class DotProductAttention(nn.Module):
-    """`dot_product_attention` as a module, so that calibration can look at what goes in."""
+    """`dot_product_attention` as a module, so that hooks can look at what goes in."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """See `Attention.attend`; returns `[B, heads, N, d]`."""
-        return dot_product_attention(q, k, v, mask)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, shown: Tensor | None) -> Tensor:
+        """See `HeadedAttention.attend`; returns `[B, heads, N, d]`."""
+        return dot_product_attention(q, k, v, shown)
 
 
-class Attention(nn.Module):
-    """Multi-head attention over projected queries, keys and values, and its output projection.
+class HeadedAttention(nn.Module):
+    """Multi-head attention and its output projection; the base of attentions that differ in what they take.
 
     Args:
         width: value channels over all heads.
@@ -98,16 +115,24 @@ class Attention(nn.Module):
         """`[B, N, width]` -> `[B, heads, N, width / heads]`."""
         return x.unflatten(-1, self.heads).transpose(1, 2)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, shown: Tensor | None) -> Tensor:
         """q `[B, heads, N, e]`, k `[B, heads, M, e]`, v `[B, heads, M, d]` -> `[B, N, out_dim]`.
 
-        The softmax scale is 1 / sqrt(e). `mask` is True where a query may look, broadcast to `[B, heads, N, M]`.
+        The softmax scale is 1 / sqrt(e). `shown` is True where a query may look, broadcast to `[B, heads, N, M]`.
         """
-        x = self.core(q, k, v, mask)
+        x = self.core(q, k, v, shown)
         return self.out_proj(x.transpose(1, 2).flatten(2))  # [B, N, heads * d] -> [B, N, out_dim]
 
 
-class PackedSelfAttention(Attention):
+class Attention(HeadedAttention):
+    """Attention over queries, keys and values that are projected already."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, shown: Tensor | None) -> Tensor:
+        """See `attend`."""
+        return self.attend(q, k, v, shown)
+
+
+class PackedSelfAttention(HeadedAttention):
     """Self-attention whose three input projections are one stacked tensor, as in `torch.nn.MultiheadAttention`."""
 
     def __init__(self, dim: int, width: int, heads: Heads) -> None:
@@ -115,51 +140,34 @@ class PackedSelfAttention(Attention):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
 
-    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, pos: Tensor, shown: Tensor | None) -> Tensor:
         """x, pos `[B, N, dim]` -> `[B, N, dim]`; positions go to queries and keys only."""
         width = self.out_proj.weight.shape[1]
         qk_weight, v_weight = self.in_proj_weight.split((2 * width, width))
         qk_bias, v_bias = self.in_proj_bias.split((2 * width, width))
         q, k = F.linear(x + pos, qk_weight, qk_bias).chunk(2, dim=-1)
         v = F.linear(x, v_weight, v_bias)
-        return self.attend(self.split(q), self.split(k), self.split(v), mask)
+        return self.attend(self.split(q), self.split(k), self.split(v), shown)
 
 
 class Layer(nn.Module):
-    """Attention, then an FFN with its residual and LayerNorm (post-norm).
+    """The FFN of a layer; its attention and its norms are each kind's own.
 
     Args:
         options: what it has in common with other layers.
         width: hidden channels of the FFN.
-        norm: the name of its LayerNorm in published checkpoints.
     """
 
-    def __init__(self, options: LayerOptions, width: int, norm: str) -> None:
+    def __init__(self, options: LayerOptions, width: int) -> None:
         super().__init__()
         self.linear1 = nn.Linear(options.dim, width)
         self.linear2 = nn.Linear(width, options.dim)
         self.activation = ACTIVATIONS[options.activation]()
         self.dropout = nn.Dropout(options.dropout)
-        self.last_norm = norm
-        self.add_module(norm, nn.LayerNorm(options.dim))
 
-    def attend(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
-        """The attention half, of what each kind of layer takes: `[B, N, dim]` -> `[B, N, dim]`."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
-        """Both halves: `[B, N, dim]` -> `[B, N, dim]`; see `attend`."""
-        return self.feed(self.attend(x, *given, **named))
-
-    def feed(self, x: Tensor) -> Tensor:
-        """The FFN half: `[B, N, dim]` -> `[B, N, dim]`."""
-        hidden = self.dropout(self.activation(self.linear1(x)))
-        return self.get_submodule(self.last_norm)(x + self.dropout(self.linear2(hidden)))
-
-    def half_parameters(self, ffn: bool) -> list[nn.Parameter]:
-        """The parameters of the FFN half, or of the attention half."""
-        own = {"linear1", "linear2", "activation", self.last_norm}
-        return [parameter for name, parameter in self.named_parameters() if (name.split(".")[0] in own) == ffn]
+    def ffn(self, x: Tensor) -> Tensor:
+        """`[B, N, dim]` -> `[B, N, dim]`, without residual and norm."""
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
 
 
 class EncoderLayer(Layer):
@@ -173,23 +181,25 @@ class EncoderLayer(Layer):
 
     def __init__(self, options: LayerOptions, widths: tuple[int, int], attention: nn.Module | None = None) -> None:
         attn_width, ffn_width = widths
-        super().__init__(options, ffn_width, "norm2")
+        super().__init__(options, ffn_width)
+        self.norm2 = nn.LayerNorm(options.dim)
         self.self_attn = attention or PackedSelfAttention(options.dim, attn_width, options.heads)
         self.norm1 = nn.LayerNorm(options.dim)
 
-    def attend(self, x: Tensor, pos: Tensor, where: Any) -> Tensor:
-        """The attention half.
+    def forward(self, x: Tensor, pos: Tensor, where: Any) -> Tensor:
+        """Attention, then FFN.
 
         Args:
             x: `[B, N, dim]`.
-            pos: `[B, N, dim]`, added to what asks and is asked.
-            where: what the attention takes beside the two: a mask broadcast to `[B, heads, N, N]` (True: may look) or
-                None, or the tokens' `Levels`.
+            pos: `[B, N, dim]`, added to queries and keys.
+            where: third argument of the attention: True where a token may look, broadcast to `[B, heads, N, N]`, or
+                None; or the tokens' `Levels`.
 
         Returns:
             `[B, N, dim]`.
         """
-        return self.norm1(x + self.dropout(self.self_attn(x, pos, where)))
+        x = self.norm1(x + self.dropout(self.self_attn(x, pos, where)))
+        return self.norm2(x + self.dropout(self.ffn(x)))
 
 
 class DecoderLayer(Layer):
@@ -204,8 +214,9 @@ class DecoderLayer(Layer):
 
     def __init__(self, options: LayerOptions, widths: tuple[int, int, int], first: bool) -> None:
         self_width, cross_width, ffn_width = widths
-        super().__init__(options, ffn_width, "norm3")
+        super().__init__(options, ffn_width)
         dim, heads = options.dim, options.heads
+        self.norm3 = nn.LayerNorm(dim)
         self.sa_qcontent_proj = nn.Linear(dim, self_width)
         self.sa_qpos_proj = nn.Linear(dim, self_width)
         self.sa_kcontent_proj = nn.Linear(dim, self_width)
@@ -220,45 +231,48 @@ class DecoderLayer(Layer):
         self.ca_kpos_proj = nn.Linear(dim, cross_width)
         self.ca_v_proj = nn.Linear(dim, cross_width)
         self.ca_qpos_sine_proj = nn.Linear(dim, cross_width)
-        self.cross_attn = Attention(cross_width, heads, dim)
+        self.cross_attn: nn.Module = Attention(cross_width, heads, dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def attend(
+    def forward(
         self,
         x: Tensor,
         memory: Tensor,
+        features: Features,
         *,
-        pos: Tensor,
         query_pos: Tensor,
         query_sine: Tensor,
-        self_mask: Tensor | None,
-        memory_mask: Tensor | None,
+        self_shown: Tensor | None,
     ) -> Tensor:
-        """The attention half: the queries look at each other, then at the memory.
+        """The queries look at each other, then at the memory; then the FFN.
 
         Args:
-            x: queries' content `[B, N, dim]`.
+            x: content of the queries `[B, N, dim]`.
             memory: `[B, M, dim]`.
-            pos: position embedding of the memory `[B, M, dim]`.
+            features: positions of the memory's tokens, and which of them are image.
             query_pos: learned embedding of the queries' boxes `[B, N, dim]`.
             query_sine: modulated sine embedding of the queries' centres `[B, N, dim]`.
-            self_mask: `[N, N]` bool, True where a query may look at another; None: everywhere.
-            memory_mask: broadcast to `[B, heads, N, M]`, True where the memory is image; None: everywhere.
+            self_shown: `[N, N]` bool, True where a query may look at another; None: everywhere.
 
         Returns:
             `[B, N, dim]`.
         """
-        q = self.sa_qcontent_proj(x) + self.sa_qpos_proj(query_pos)
+        split = self.self_attn.split
+        asked = self.sa_qcontent_proj(x) + self.sa_qpos_proj(query_pos)  # [B, N, self width]
         k = self.sa_kcontent_proj(x) + self.sa_kpos_proj(query_pos)
-        heads = self.self_attn
-        attended = heads.attend(heads.split(q), heads.split(k), heads.split(self.sa_v_proj(x)), self_mask)
+        attended = self.self_attn(split(asked), split(k), split(self.sa_v_proj(x)), self_shown)
         x = self.norm1(x + self.dropout(attended))
 
-        q, k, k_pos = self.ca_qcontent_proj(x), self.ca_kcontent_proj(memory), self.ca_kpos_proj(pos)
+        q, k, k_pos = self.ca_qcontent_proj(x), self.ca_kcontent_proj(memory), self.ca_kpos_proj(features.pos)
         if self.ca_qpos_proj is not None:
             q, k = q + self.ca_qpos_proj(query_pos), k + k_pos
-        heads = self.cross_attn
-        q = torch.cat((heads.split(q), heads.split(self.ca_qpos_sine_proj(query_sine))), dim=-1)  # [B, h, N, 2w/h]
-        k = torch.cat((heads.split(k), heads.split(k_pos)), dim=-1)  # [B, h, M, 2w/h]
-        attended = heads.attend(q, k, heads.split(self.ca_v_proj(memory)), memory_mask)
-        return self.norm2(x + self.dropout(attended))
+        q = torch.cat((split(q), split(self.ca_qpos_sine_proj(query_sine))), dim=-1)  # [B, h, N, 2w/h]
+        k = torch.cat((split(k), split(k_pos)), dim=-1)  # [B, h, M, 2w/h]
+        attended = self.cross(q, k, split(self.ca_v_proj(memory)), features, asked)
+        x = self.norm2(x + self.dropout(attended))
+
+        return self.norm3(x + self.dropout(self.ffn(x)))
+
+    def cross(self, q: Tensor, k: Tensor, v: Tensor, features: Features, asked: Tensor) -> Tensor:
+        """Cross-attention `[B, N, dim]` of q, k, v `[B, heads, N or M, ...]`; `asked` are the self-attention's q."""
+        return self.cross_attn(q, k, v, features.shown)

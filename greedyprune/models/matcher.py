@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from greedyprune.models.boxes import cxcywh_to_xyxy, generalized_iou
+from greedyprune.boxes import cxcywh_to_xyxy, generalized_iou
 
 Target = dict[str, Tensor]
 

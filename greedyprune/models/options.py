@@ -160,7 +160,14 @@ class PyramidOptions(DetectorOptions):
 
 @dataclass(frozen=True)
 class DNDeformableEncoderOptions(PyramidOptions, DABOptions):
-    """Options of DN-DETR with a deformable encoder."""
+    """Options of DN-DETR with a deformable encoder.
+
+    Attributes:
+        level_attention: queries look at every level apart, and weigh the levels, as in the published variant; else at
+            the tokens of all levels together.
+    """
+
+    level_attention: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def _sine(position: Tensor, dims: int, temperature: float) -> Tensor:
@@ -13,11 +13,13 @@ def _sine(position: Tensor, dims: int, temperature: float) -> Tensor:
     return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)  # [..., dims]
 
 
-def image_positions(mask: Tensor, dims: int, temperature_h: float, temperature_w: float, offset: float = 0.0) -> Tensor:
+def image_positions(
+    padding: Tensor, dims: int, temperature_h: float, temperature_w: float, offset: float = 0.0
+) -> Tensor:
     """Position embedding of every cell of a feature map (DAB-DETR, section 4.4: its temperatures are 20).
 
     Args:
-        mask: `[B, h, w]` bool, True at padding.
+        padding: `[B, h, w]` bool, True at padding.
         dims: channels of the result; an even half goes to y, the other to x.
         temperature_h: temperature of the y half.
         temperature_w: temperature of the x half.
@@ -26,7 +28,7 @@ def image_positions(mask: Tensor, dims: int, temperature_h: float, temperature_w
     Returns:
         `[B, h * w, dims]` float32, rows of the map one after another.
     """
-    valid = (~mask).float()
+    valid = (~padding).float()
     y, x = valid.cumsum(1), valid.cumsum(2)
     y = (y + offset) / (y[:, -1:, :] + 1e-6) * 2 * math.pi
     x = (x + offset) / (x[:, :, -1:] + 1e-6) * 2 * math.pi
@@ -46,3 +48,27 @@ def box_positions(boxes: Tensor, dims: int) -> Tensor:
     """
     embedded = _sine(boxes.float()[..., [1, 0, 2, 3]] * 2 * math.pi, dims, 10000.0)  # [..., 4, dims]
     return embedded.flatten(-2)
+
+
+class ImagePositions(nn.Module):
+    """`image_positions` as a module; its arguments are those of the function."""
+
+    def __init__(self, dims: int, temperature_h: float, temperature_w: float, offset: float = 0.0) -> None:
+        super().__init__()
+        self.settings = dims, temperature_h, temperature_w, offset
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """padding `[B, h, w]` bool, True at padding -> `[B, h * w, dims]` float32."""
+        return image_positions(padding, *self.settings)
+
+
+class BoxPositions(nn.Module):
+    """`box_positions` as a module, of `dims` channels for each of a box's four numbers."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """boxes `[..., 4]` cxcywh in 0..1 -> `[..., 4 * dims]` float32."""
+        return box_positions(boxes, self.dims)

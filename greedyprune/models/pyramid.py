@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from greedyprune.models.backbone import shrink_mask
+from greedyprune.models.backbone import shrink_padding
 from greedyprune.models.batch import ImageBatch
 from greedyprune.models.features import Features, Levels
 from greedyprune.models.options import NORM_GROUPS
-from greedyprune.models.position import image_positions
+from greedyprune.models.position import ImagePositions
 
 
 class LevelProjections(nn.ModuleList):
@@ -44,40 +44,34 @@ def _projection(convolution: nn.Conv2d) -> nn.Sequential:
 
 
 def pyramid_features(
-    maps: list[Tensor],
-    images: ImageBatch,
-    level_embed: Tensor,
-    temperatures: tuple[float, float],
-    offset: float = 0.0,
+    maps: list[Tensor], images: ImageBatch, level_embed: Tensor, positions: ImagePositions
 ) -> Features:
-    """What a deformable encoder gets of a batch of images.
+    """Input of a deformable encoder for a batch of images.
 
     Args:
         maps: `[B, dim, h, w]` of every level.
-        images: the batch that they are of.
+        images: the batch that they are of; its pixels are not read.
         level_embed: `[L, dim]` added to the position embedding of every level.
-        temperatures: of the position embedding, along y and x.
-        offset: see `image_positions`.
+        positions: position embedding of a level's cells.
     """
-    tokens, positions, masks, valid, centres = [], [], [], [], []
+    tokens, embedded, padded, valid, centres = [], [], [], [], []
     for level, embed in zip(maps, level_embed, strict=True):
-        batch, dim, height, width = level.shape
-        if images.mask is None:
+        batch, _, height, width = level.shape
+        if images.padding is None:
             padding = torch.zeros(batch, height, width, dtype=torch.bool, device=level.device)
         else:
-            padding = shrink_mask(images.mask, level.shape[-2:])
-        position = image_positions(padding, dim, *temperatures, offset)
+            padding = shrink_padding(images.padding, level.shape[-2:])
         tokens.append(level.flatten(2).transpose(1, 2))  # [B, h * w, dim]
-        positions.append(position.to(level.dtype) + embed)
-        masks.append(~padding.flatten(1))
+        embedded.append(positions(padding).to(level.dtype) + embed)
+        padded.append(padding.flatten(1))
         sides = torch.stack(((~padding[:, 0]).sum(1), (~padding[:, :, 0]).sum(1)), dim=1)  # [B, 2] cells along x, y
         valid.append(sides / torch.tensor([width, height], device=level.device))
         centres.append(_centres(height, width, level.device) / sides[:, None])
-    mask = None if images.mask is None else torch.cat(masks, dim=1)  # [B, M]
+    shown = None if images.padding is None else ~torch.cat(padded, dim=1)  # [B, M]
     shapes = tuple((level.shape[-2], level.shape[-1]) for level in maps)
-    levels = Levels(shapes, torch.stack(valid, dim=1), torch.cat(centres, dim=1), mask)
-    whole = None if mask is None else mask[:, None, None]
-    return Features(torch.cat(tokens, dim=1), torch.cat(positions, dim=1), whole, levels)
+    levels = Levels(shapes, torch.stack(valid, dim=1), torch.cat(centres, dim=1), shown)
+    keys = None if shown is None else shown[:, None, None]
+    return Features(torch.cat(tokens, dim=1), torch.cat(embedded, dim=1), keys, levels)
 
 
 def _centres(height: int, width: int, device: torch.device) -> Tensor:

@@ -1,96 +1,72 @@
 """Encoder and decoder as every detector has them; what a layer gets is up to the kind of detector."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from greedyprune.boxes import EPS, inverse_sigmoid
 from greedyprune.models.deformable_attention import DeformableAttention
 from greedyprune.models.features import Features, Queries
-from greedyprune.models.layers import MLP, Layer
-
-EPS = 1e-3
-
-
-def inverse_sigmoid(x: Tensor, eps: float = EPS) -> Tensor:
-    """log(x / (1 - x)) with both parts kept above `eps`: 1e-3 in DAB-DETR, 1e-5 in Deformable DETR."""
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+from greedyprune.models.layers import present
 
 
 class Encoder(nn.Module):
     """Layers over image tokens.
 
     Args:
-        layers: the encoder layers.
+        layers: the encoder layers, `Skipped` ones among them.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def attend(self, index: int, x: Tensor, features: Features) -> Tensor:
-        """The attention half of layer `index`: `[B, M, dim]` -> `[B, M, dim]`."""
+    def forward(self, features: Features) -> Tensor:
+        """The features' tokens -> memory `[B, M, dim]`."""
         raise NotImplementedError
 
-    def feed(self, index: int, x: Tensor) -> Tensor:
-        """The FFN half of layer `index`, with what follows the last one: `[B, M, dim]` -> `[B, M, dim]`."""
-        return cast(Layer, self.layers[index]).feed(x)
 
-    def forward(self, features: Features) -> Tensor:
-        """All layers: the features' tokens -> memory `[B, M, dim]`."""
-        x = features.tokens
-        for index in range(len(self.layers)):
-            x = self.feed(index, self.attend(index, x, features))
-        return x
+class Decoded(NamedTuple):
+    """Result of a decoder layer.
+
+    Attributes:
+        index: number of the layer.
+        states: `[B, N, dim]` content of the queries, as the heads read it.
+        reference: `[B, N, 4 or 2]` box or point that the layer's boxes are counted from.
+    """
+
+    index: int
+    states: Tensor
+    reference: Tensor
 
 
 class Decoder(nn.Module):
     """Layers over queries, each of which looks around a reference box or point.
 
     Args:
-        layers: the decoder layers.
-        norm: what a layer's content goes through before the heads.
+        layers: the decoder layers; those that are `Skipped` neither move references nor answer.
         eps: see `inverse_sigmoid`.
     """
 
-    def __init__(self, layers: Sequence[Layer], norm: nn.Module, eps: float = EPS) -> None:
+    def __init__(self, layers: Sequence[nn.Module], eps: float = EPS) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.norm = norm
         self.eps = eps
 
-    def attend(
-        self, index: int, content: Tensor, reference: Tensor, memory: Tensor, features: Features, queries: Queries
-    ) -> Tensor:
-        """The attention half of layer `index`: the queries' content `[B, N, dim]` around `reference` -> `[B, N, dim]`.
+    @property
+    def answering(self) -> tuple[int, ...]:
+        """Numbers of the layers that answer, front to back."""
+        return tuple(index for index, _ in present(self.layers))
 
-        Args:
-            index: the layer.
-            content: `[B, N, dim]`.
-            reference: `[B, N, 4]` or `[B, N, 2]`, that of this layer.
-            memory: `[B, M, dim]`.
-            features: where the memory's tokens lie.
-            queries: what the decoder started from.
-        """
-        raise NotImplementedError
-
-    def feed(self, index: int, content: Tensor) -> Tensor:
-        """The FFN half of layer `index`: `[B, N, dim]` -> `[B, N, dim]`."""
-        return cast(Layer, self.layers[index]).feed(content)
-
-    def box_head(self, index: int) -> MLP:
-        """The head that makes boxes of what layer `index` gives."""
-        raise NotImplementedError
-
-    def follow(self, index: int, content: Tensor, reference: Tensor) -> Tensor:
-        """The reference of the layer after layer `index`."""
+    def box_head(self, index: int) -> nn.Module:
+        """The head that makes boxes of the content of layer `index`."""
         raise NotImplementedError
 
     def refine(self, index: int, content: Tensor, reference: Tensor) -> Tensor:
-        """Boxes `[..., 4]` that layer `index`'s head makes of `content` around a box or point; always in float32."""
+        """Boxes `[..., 4]` that the head of layer `index` makes of `content` around a box or point, in float32."""
         head = self.box_head(index)
         dtype = next(head.parameters()).dtype
         kind = content.device.type if content.device.type != "meta" else "cpu"  # there is no autocast of shapes alone
@@ -99,28 +75,19 @@ class Decoder(nn.Module):
             start = inverse_sigmoid(reference.float(), self.eps)
             return (delta + F.pad(start, (0, 4 - start.shape[-1]))).sigmoid()  # a point has no size to start from
 
-    def forward(
-        self,
-        content: Tensor,
-        reference: Tensor,
-        memory: Tensor,
-        features: Features,
-        queries: Queries,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """All layers.
+    def forward(self, queries: Queries, memory: Tensor, features: Features, last_only: bool = False) -> list[Decoded]:
+        """All layers. A layer's reference is constant to it: only its boxes may take gradients to the layer before.
+
+        Args:
+            queries: content and references to start from.
+            memory: `[B, M, dim]`.
+            features: where the memory's tokens lie.
+            last_only: only the last layer answers.
 
         Returns:
-            Per layer the normalised content `[B, N, dim]`, and the reference that it started from. What the next
-            layer computes from its reference never reaches the layer before it.
+            Results of the layers that answer, front to back.
         """
-        hidden, references = [], [reference]
-        for index in range(len(self.layers)):
-            content = self.feed(index, self.attend(index, content, reference, memory, features, queries))
-            hidden.append(self.norm(content))
-            if index + 1 < len(self.layers):
-                references.append(self.follow(index, content, reference))
-                reference = references[-1].detach()
-        return hidden, references
+        raise NotImplementedError
 
 
 class Transformer(nn.Module):
@@ -152,17 +119,15 @@ class Transformer(nn.Module):
             nn.init.normal_(self.level_embed)
 
     def forward(
-        self, features: Features, ask: Callable[[Tensor], Queries]
-    ) -> tuple[Queries, list[Tensor], list[Tensor]]:
-        """Image tokens to the decoder's hidden states and references (see `Decoder.forward`).
+        self, features: Features, ask: Callable[[Tensor], Queries], last_only: bool = False
+    ) -> tuple[Queries, list[Decoded]]:
+        """Image tokens to queries and what the decoder layers make of them.
 
         Args:
             features: the images.
             ask: makes the queries, from the memory `[B, M, dim]`.
-
-        Returns:
-            The queries, the hidden states and the references.
+            last_only: see `Decoder.forward`.
         """
         memory = self.encoder(features)
         queries = ask(memory)
-        return queries, *self.decoder(queries.content, queries.reference, memory, features, queries)
+        return queries, self.decoder(queries, memory, features, last_only)

@@ -37,7 +37,8 @@ class TrainOptions:
         scalar: denoising groups.
         label_noise_scale: probability that a denoising label is replaced.
         box_noise_scale: how far denoising boxes move and grow, in parts of their size.
-        dense: weight of the dense head that supervises the encoder while training; 0: none. For training from scratch.
+        encoder_head: weight of the loss of a head over the encoder, there in training only; 0: no such head. For
+            training from scratch.
         distill: weight of the teacher's answers in the loss, where there is a teacher.
         augment: detr (flip, several sizes, crop), flips (both flips, x and y swapped, colours shuffled) or none.
         train_images: only the first so many training images; 0: all. The demo data set is made so large if need be.
@@ -65,7 +66,7 @@ class TrainOptions:
     scalar: int = 5
     label_noise_scale: float = 0.2
     box_noise_scale: float = 0.4
-    dense: float = 0.0
+    encoder_head: float = 0.0
     distill: float = 5.0
     augment: str = "detr"
     train_images: int = 0
@@ -81,7 +82,7 @@ class TrainOptions:
                 raise UserError(f"--{name} is {getattr(self, name)}, it must be at least {smallest}")
         counts = ("steps", "warmup_steps", "train_images", "eval_every", "eval_images")
         rates = ("lr", "lr_backbone", "weight_decay", "clip_max_norm")
-        for name in (*counts, *rates, "label_noise_scale", "box_noise_scale", "dense", "distill"):
+        for name in (*counts, *rates, "label_noise_scale", "box_noise_scale", "encoder_head", "distill"):
             # Written so that it also refuses nan.
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UserError(f"--{name} is {getattr(self, name)}, it must be at least 0")

@@ -121,7 +121,7 @@ def teach(
         batch, wanted = _turned(crops[chosen]).to(device), labels[chosen].to(device)
         pixels = ((batch.float() - mean) / std).contiguous(memory_format=torch.channels_last)
         with autocast(device, options.amp):
-            features, _ = backbone(ImageBatch(pixels, None))
+            features = backbone(ImageBatch(pixels, None))[-1]
             logits = head(features.mean((-2, -1)))
         loss = F.cross_entropy(logits.float(), wanted)
         optimizer.zero_grad(set_to_none=True)

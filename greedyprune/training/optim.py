@@ -19,7 +19,7 @@ def parameter_groups(model: nn.Module, options: TrainOptions) -> list[dict[str, 
     """
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        backbone = name.removeprefix("detector.").startswith("backbone.")  # `WithDense` holds the detector
+        backbone = name.removeprefix("detector.").startswith("backbone.")  # `WithEncoderHead` holds the detector
         if backbone and options.lr_backbone == 0:
             parameter.requires_grad_(False)
         if parameter.requires_grad:

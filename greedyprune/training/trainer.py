@@ -15,12 +15,12 @@ from greedyprune.data.seeded import mixed_seed
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.models import Criterion, Detector, save_checkpoint
-from greedyprune.models.answers import answer_errors
 from greedyprune.models.backbone import Backbone
+from greedyprune.pruning.answers import answer_errors
 from greedyprune.training.config import RunOptions, TrainOptions
-from greedyprune.training.dense import WithDense
 from greedyprune.training.distributed import World, without_sync
 from greedyprune.training.ema import Ema
+from greedyprune.training.encoder_head import WithEncoderHead
 from greedyprune.training.feed import Feed, Part
 from greedyprune.training.interrupt import StopSignals
 from greedyprune.training.log import TrainLog
@@ -73,7 +73,9 @@ class Trainer:
         self.criterion = Criterion(model.options.num_classes)
         self.ema = Ema(self.model, options.ema) if options.ema else None
         self.teacher = Teacher(teacher.to(world.device), self.model) if teacher else None
-        self.module: nn.Module = WithDense(self.model).to(world.device) if options.dense else self.model
+        self.module: nn.Module = self.model
+        if options.encoder_head:
+            self.module = WithEncoderHead(self.model).to(world.device)
         self.optimizer = make_optimizer(self.module, options)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=options.amp == "fp16")
@@ -165,15 +167,17 @@ class Trainer:
             with without_sync(self.network, skip=index + 1 < len(parts)):
                 with autocast(device, options.amp), _attention_kernel(device):
                     noised = None if options.no_dn else known
-                    extra = (known,) if options.dense else ()
-                    outputs = self.network(images, noised, options.denoising, *extra)
-                    answers = self.teacher.answers(images) if self.teacher else None
-                losses = self.criterion(outputs, known, num_boxes)
+                    if options.encoder_head:
+                        answer, head_loss = self.network(images, noised, options.denoising, known)
+                    else:
+                        answer, head_loss = self.network(images, noised, options.denoising), None
+                    target = self.teacher.answer(images) if self.teacher else None
+                losses = self.criterion(answer, known, num_boxes)
                 loss = self.criterion.total(losses)
-                if options.dense:
-                    loss = loss + options.dense / len(parts) * outputs["dense"]  # a mean over the part's tokens
-                if answers is not None:
-                    errors = torch.stack(answer_errors(outputs, answers))
+                if head_loss is not None:
+                    loss = loss + options.encoder_head / len(parts) * head_loss  # a mean over the part's tokens
+                if target is not None:
+                    errors = torch.stack(answer_errors(answer, target))
                     loss = loss + options.distill / num_boxes * errors.sum()  # a sum over queries, as the criterion's
                 self.scaler.scale(loss).backward()
             absent = loss.new_zeros(())
@@ -264,8 +268,7 @@ class Trainer:
                 layer.compile()
             for layer in self.model.transformer.decoder.layers:
                 layer.compile(dynamic=True)  # the number of denoising queries changes from batch to batch
-        # A single decoder layer has no use for the scale of the position query.
-        return self.world.wrap(self.module, unused=self.model.options.dec_layers == 1)
+        return self.world.wrap(self.module, unused=self.model.has_idle_weights)
 
     def _stopped(self) -> "Stopped":
         return Stopped(f"the state of step {self._saved_step} is in {self.run.output_dir}")
@@ -286,8 +289,8 @@ class Trainer:
             "model": _unshared(self.model),
             "optimizer": optimizer_tensors(self.optimizer, self.module),
         }
-        if isinstance(self.module, WithDense):
-            parts["dense"] = dict(self.module.head.named_parameters())
+        if isinstance(self.module, WithEncoderHead):
+            parts["encoder_head"] = dict(self.module.head.named_parameters())
         return {**parts, "ema": _unshared(self.ema.model)} if self.ema else parts
 
     def _save(self) -> None:
@@ -307,8 +310,8 @@ class Trainer:
         check_settings(settings, self.settings, TrainOptions().to_dict(), self.run.output_dir)
         _load(self.model, tensors["model"])
         load_optimizer(self.optimizer, self.module, tensors.get("optimizer", {}))
-        if isinstance(self.module, WithDense):
-            self.module.head.load_state_dict(tensors["dense"])
+        if isinstance(self.module, WithEncoderHead):
+            self.module.head.load_state_dict(tensors["encoder_head"])
         if self.ema:
             _load(self.ema.model, tensors["ema"])
         if self.scaler.is_enabled():

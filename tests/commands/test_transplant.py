@@ -38,7 +38,7 @@ def test_widths_alone_make_a_slim_checkpoint_that_knows_its_shape(
     slim = load_model(output)
     assert slim.cfgs.to_list() == json.loads(CFGS)
     assert slim.info == load_model(dense).info
-    assert slim(IMAGE)["pred_logits"].shape == (1, 7, 3)
+    assert slim(IMAGE).logits.shape == (1, 7, 3)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_published_search_time_checkpoint_becomes_slim_by_its_masks(tmp_path: 
     slim, expected = load_model(output), transplant(model, kept)
     assert slim.cfgs == expected.cfgs
     with torch.inference_mode():
-        assert torch.allclose(slim(IMAGE)["pred_logits"], expected(IMAGE)["pred_logits"], atol=1e-5)
+        assert torch.allclose(slim(IMAGE).logits, expected(IMAGE).logits, atol=1e-5)
 
 
 def test_what_there_is_not_is_said(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

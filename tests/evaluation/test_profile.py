@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from greedyprune import build_model
 from greedyprune.evaluation.profile import count_flops, count_parameters, measure_latency
+from greedyprune.models import ImageBatch
 
 GP = (
     "[[[152, 416], [232, 1408], [216, 1504], [232, 1248], [224, 1472], [248, 1344]], [[8, 136, 544], [184, 192, 1216],"
@@ -58,7 +59,7 @@ def test_multiply_adds_of_a_slim_transformer_are_those_of_the_formula():
     encoder, decoder = [(6, 17), (10, 9)], [(4, 14, 23), (12, 2, 5)]
     model = build_model("dn_detr", [encoder, decoder], enc_layers=2, dec_layers=2, **TINY)
     _, transformer = count_flops(model, (32, 64))
-    tokens = len(model.features(torch.zeros(1, 3, 32, 64)).tokens[0])
+    tokens = len(model.features(ImageBatch(torch.zeros(1, 3, 32, 64), None)).tokens[0])
     d, queries = 16, 7
     expected = 0
     for attn, ffn in encoder:

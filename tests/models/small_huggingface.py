@@ -74,8 +74,8 @@ def padded_images(sizes):
     """Random images of these sizes in 96 x 128 pixels, and where they are as HuggingFace's models take it."""
     torch.manual_seed(1)
     pixels = torch.zeros(len(sizes), 3, 96, 128)
-    mask = torch.zeros(len(sizes), 96, 128, dtype=torch.long)
+    shown = torch.zeros(len(sizes), 96, 128, dtype=torch.long)
     for i, (height, width) in enumerate(sizes):
         pixels[i, :, :height, :width] = torch.randn(3, height, width)
-        mask[i, :height, :width] = 1
-    return pixels, mask
+        shown[i, :height, :width] = 1
+    return pixels, shown

@@ -22,5 +22,5 @@ def test_an_image_gets_the_same_answer_alone_and_padded_in_a_batch(sizes: list[t
         together = model(pad_images(images))
         for index, image in enumerate(images):
             alone = model([image])
-            for key in ("pred_logits", "pred_boxes"):
-                assert torch.allclose(alone[key][0], together[key][index], atol=1e-5)
+            for key in ("logits", "boxes"):
+                assert torch.allclose(getattr(alone, key)[0], getattr(together, key)[index], atol=1e-5)

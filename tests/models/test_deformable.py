@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from greedyprune import UserError, build_model, load_checkpoint, load_model
-from greedyprune.models import MODELS, Criterion, ModelInfo, save_checkpoint
+from greedyprune.models import MODELS, Criterion, ModelInfo, pad_images, save_checkpoint
+from greedyprune.models.answer import DetrAnswer
 from greedyprune.models.deformable_attention import DeformableAttention, DeformableSelfAttention
 from greedyprune.models.features import Levels
 from greedyprune.models.layers import Heads
@@ -21,6 +22,10 @@ KINDS = {
     "dn": ("dn_deformable_detr", {"enc_n_points": 2}),
     "dn, two stages": ("dn_deformable_detr", {"two_stage": True, "dec_n_points": 3}),
     "encoder": ("dn_deformable_encoder_detr", {"num_feature_levels": 3, "temperature_h": 10.0}),
+    "encoder, levels": (
+        "dn_deformable_encoder_detr",
+        {"num_feature_levels": 3, "temperature_h": 10.0, "level_attention": True},
+    ),
     "plain": ("deformable_detr", {"num_feature_levels": 1}),
     "refined": ("deformable_detr", {"with_box_refine": True}),
     "two stages": ("deformable_detr", {"with_box_refine": True, "two_stage": True}),
@@ -45,7 +50,7 @@ def detector(kind, cfgs=None, **options):
 
 def answer(model):
     with torch.no_grad():
-        return model(IMAGES)["pred_logits"]
+        return model(IMAGES).logits
 
 
 def sampled(plane, x, y):
@@ -65,10 +70,10 @@ def test_attention_is_a_weighted_sum_of_samples_around_the_reference(coordinates
     heads, points, shapes = 2, 3, ((3, 4), (2, 2))
     layer = DeformableAttention(8, 4, Heads(heads), 2, points)
     query, memory, reference = torch.randn(1, 2, 8), torch.randn(1, 16, 8), torch.rand(1, 2, 2, coordinates)
-    mask = torch.ones(1, 16, dtype=torch.bool)
-    mask[0, 3] = False
-    found = layer(query, memory, reference, Levels(shapes, torch.ones(1, 2, 2), torch.rand(1, 16, 2), mask))
-    value = layer.value_proj(memory)[0] * mask[0, :, None]
+    shown = torch.ones(1, 16, dtype=torch.bool)
+    shown[0, 3] = False
+    found = layer(query, memory, reference, Levels(shapes, torch.ones(1, 2, 2), torch.rand(1, 16, 2), shown))
+    value = layer.value_proj(memory)[0] * shown[0, :, None]
     planes = [value[:12].view(3, 4, heads, 2), value[12:].view(2, 2, heads, 2)]
     offsets = layer.sampling_offsets(query).view(2, heads, 2, points, 2)
     weights = layer.attention_weights(query).view(2, heads, 2 * points).softmax(-1).view(2, heads, 2, points)
@@ -101,7 +106,7 @@ def test_heads_start_by_looking_in_all_directions():
 
 def test_tokens_lie_level_after_level_at_their_cells_centres():
     model = detector("encoder")
-    features = model.features([torch.randn(3, 64, 96), torch.randn(3, 32, 96)])
+    features = model.features(pad_images([torch.randn(3, 64, 96), torch.randn(3, 32, 96)]))
     levels = features.pyramid
     assert levels.shapes == ((8, 12), (4, 6), (2, 3))
     assert model.strides == (8, 16, 32)
@@ -109,19 +114,19 @@ def test_tokens_lie_level_after_level_at_their_cells_centres():
     assert levels.valid[1].tolist() == [[1.0, 0.5]] * 3
     assert levels.centres[0, 96 + 7].tolist() == pytest.approx([1.5 / 6, 1.5 / 4])
     assert levels.centres[1, 96 + 7].tolist() == pytest.approx([1.5 / 6, 1.5 / 2])  # in its own, smaller image
-    assert levels.mask[1, :96].view(8, 12)[:4].all()
-    assert not levels.mask[1, :96].view(8, 12)[4:].any()
+    assert levels.shown[1, :96].view(8, 12)[:4].all()
+    assert not levels.shown[1, :96].view(8, 12)[4:].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_in_the_padding_does_not_change_detections(kind):
     model = detector(kind)
-    features = model.features([torch.randn(3, 64, 96), torch.randn(3, 32, 64)])
-    noise = torch.randn_like(features.tokens) * ~features.mask[:, 0, 0, :, None] * 100
+    features = model.features(pad_images([torch.randn(3, 64, 96), torch.randn(3, 32, 64)]))
+    noise = torch.randn_like(features.tokens) * ~features.shown[:, 0, 0, :, None] * 100
     with torch.no_grad():
         wanted, found = model.detect(features), model.detect(features._replace(tokens=features.tokens + noise))
-    for name in ("pred_logits", "pred_boxes"):
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+    for name in ("logits", "boxes"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -177,7 +182,7 @@ def test_boxes_of_a_first_stage_are_matched_as_objects_of_class_0():
     outputs = model(IMAGES)
     losses = criterion(outputs, targets)
     objects = [{**targets[0], "labels": torch.zeros(2, dtype=torch.long)}]
-    alone = criterion({**outputs["enc_outputs"], "aux_outputs": []}, objects)
+    alone = criterion(DetrAnswer(outputs.proposals.logits, outputs.proposals.boxes), objects)
     for name in ("loss_ce", "loss_bbox", "loss_giou", "cardinality_error"):
         assert losses[f"{name}_enc"] == alone[name]
     weights = criterion.weight_dict(losses)
@@ -189,20 +194,20 @@ def test_boxes_of_a_first_stage_are_matched_as_objects_of_class_0():
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("kind", ["dn", "dn, two stages", "encoder"])
+@pytest.mark.parametrize("kind", ["dn", "dn, two stages", "encoder", "encoder, levels"])
 def test_denoising_queries_change_no_matching_output(kind):
     model = detector(kind, freeze_norm=True).train()
     targets = [{"labels": torch.tensor([3, 5]), "boxes": torch.rand(2, 4) * 0.4 + 0.3}]
     with torch.no_grad():
         beside, without = model(IMAGES, targets), model(IMAGES)
-    assert beside["denoising"]["pred_logits"].shape == (2, 1, 10, 6)
-    for name in ("pred_logits", "pred_boxes"):
-        torch.testing.assert_close(beside[name], without[name], rtol=1e-4, atol=1e-5)
+    assert beside.denoising.logits.shape == (2, 1, 10, 6)
+    for name in ("logits", "boxes"):
+        torch.testing.assert_close(getattr(beside, name), getattr(without, name), rtol=1e-4, atol=1e-5)
 
 
 def test_deformable_detr_has_no_denoising():
     targets = [{"labels": torch.tensor([3]), "boxes": torch.rand(1, 4)}]
-    assert "denoising" not in detector("refined").train()(IMAGES, targets)
+    assert detector("refined").train()(IMAGES, targets).denoising is None
 
 
 @pytest.mark.parametrize("kind", ["dn", "two stages", "plain"])
@@ -210,8 +215,8 @@ def test_every_parameter_has_a_gradient_in_every_training_step(kind):
     """Data-parallel training waits for all of them, with targets in the batch or without."""
     model = detector(kind).train()
     outputs = model(IMAGES, [{"labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)}])
-    stages = [outputs, *outputs["aux_outputs"], *([outputs["enc_outputs"]] if "enc_outputs" in outputs else [])]
-    sum(stage[name].sum() for stage in stages for name in ("pred_logits", "pred_boxes")).backward()
+    answers = [*outputs.layers(), *([outputs.proposals] if outputs.proposals else [])]
+    sum(answer.logits.sum() + answer.boxes.sum() for answer in answers).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
@@ -229,13 +234,6 @@ def test_every_parameter_has_a_gradient_in_every_training_step(kind):
 def test_impossible_options_are_refused_by_name(name, options, words):
     with pytest.raises(UserError, match=words):
         build_model(name, **SHAPE | options)
-
-
-def test_a_decoder_that_weighs_levels_is_refused(tmp_path):
-    state = detector("encoder").state_dict() | {"transformer.decoder.layers.0.lvl_attn.weight": torch.zeros(3, 32)}
-    torch.save(state, tmp_path / "levels.pth")
-    with pytest.raises(UserError, match="weighs levels against each other"):
-        load_model(tmp_path / "levels.pth")
 
 
 def test_every_model_is_found_by_its_name():

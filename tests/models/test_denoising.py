@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from greedyprune import build_model
-from greedyprune.models import Denoising
+from greedyprune.models import Denoising, ImageBatch
 from greedyprune.models.denoising import denoising_queries
 from greedyprune.models.features import Queries
 
@@ -111,23 +111,23 @@ def test_who_sees_whom():
     for query in range(9 + QUERIES):
         for key in range(9 + QUERIES):
             sees = key >= 9 or (query < 9 and query // 3 == key // 3)
-            assert made.self_mask[query, key] == sees
+            assert made.self_shown[query, key] == sees
 
 
 def test_denoising_queries_change_no_matching_output():
     model, images, wanted = detector(), torch.randn(2, 3, 64, 64), targets(2, 3)
     with torch.no_grad():
-        without = model.detect(model.features(images))
+        without = model.detect(model.features(ImageBatch(images, None)))
         beside = model(images, wanted, Denoising(scalar=4))
-    assert beside["denoising"]["pred_logits"].shape == (2, 2, 12, CLASSES)
-    for stage, other in zip([*without["aux_outputs"], without], [*beside["aux_outputs"], beside], strict=True):
-        torch.testing.assert_close(stage["pred_logits"], other["pred_logits"], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(stage["pred_boxes"], other["pred_boxes"], rtol=1e-4, atol=1e-5)
+    assert beside.denoising.logits.shape == (2, 2, 12, CLASSES)
+    for stage, other in zip([*without.earlier, without], [*beside.earlier, beside], strict=True):
+        torch.testing.assert_close(stage.logits, other.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(stage.boxes, other.boxes, rtol=1e-4, atol=1e-5)
 
 
 def test_a_change_in_one_group_reaches_that_group_alone():
     model = detector()
-    features = model.features(torch.randn(2, 3, 64, 64))
+    features = model.features(ImageBatch(torch.randn(2, 3, 64, 64), None))
     made = denoising_queries(targets(2, 3), NONE, model.label_enc, CLASSES, QUERIES)
     queries = model.queries(features, torch.empty(2, 0))
     content = torch.cat([made.content, queries.content], dim=1)
@@ -136,10 +136,10 @@ def test_a_change_in_one_group_reaches_that_group_alone():
     def hidden(changed):
         moved = content.clone()
         moved[:, changed] += torch.randn(moved[:, changed].shape)
-        asked = Queries(moved, reference, self_mask=made.self_mask)
+        asked = Queries(moved, reference, self_shown=made.self_shown)
         with torch.no_grad():
-            _, states, _ = model.transformer(features, lambda memory: asked)
-        return torch.stack(states)
+            _, decoded = model.transformer(features, lambda memory: asked)
+        return torch.stack([layer.states for layer in decoded])
 
     before = hidden(slice(0, 0))
     for group in range(3):
@@ -154,7 +154,7 @@ def test_a_change_in_one_group_reaches_that_group_alone():
 
 def test_eval_mode_and_missing_targets_have_no_denoising():
     model, images = detector(), torch.randn(1, 3, 64, 64)
-    assert "denoising" in model(images, targets(2))
-    assert "denoising" not in model(images)
-    assert "denoising" not in model(images, targets(0))
-    assert "denoising" not in model.eval()(images, targets(2))
+    assert model(images, targets(2)).denoising is not None
+    assert model(images).denoising is None
+    assert model(images, targets(0)).denoising is None
+    assert model.eval()(images, targets(2)).denoising is None

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from greedyprune import load_model
+from greedyprune.answer import Answer
 from greedyprune.cfgs import full_cfgs, parse_cfgs
 from greedyprune.models import Criterion, Denoising, postprocess
 from greedyprune.models.published import convert_keys
@@ -54,7 +55,7 @@ class Golden:
         self.model = load_model(path)
         path.unlink()
         with torch.no_grad():
-            self.outputs = self.model(self.images)
+            self.answer = self.model(self.images)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -100,15 +101,14 @@ def test_the_shape_comes_from_the_tensors(golden):
 
 
 def test_eval_outputs_agree(golden):
-    for name in ("pred_logits", "pred_boxes"):
-        np.testing.assert_allclose(golden.outputs[name], golden.wanted[name], **OUTPUT)
-    for name, key in (("aux_logits_mean", "pred_logits"), ("aux_boxes_mean", "pred_boxes")):
-        means = [stage[key].mean().item() for stage in golden.outputs["aux_outputs"]]
-        np.testing.assert_allclose(means, golden.wanted[name], **OUTPUT)
+    for name in ("logits", "boxes"):
+        np.testing.assert_allclose(getattr(golden.answer, name), golden.wanted[f"pred_{name}"], **OUTPUT)
+        means = [getattr(layer, name).mean().item() for layer in golden.answer.earlier]
+        np.testing.assert_allclose(means, golden.wanted[f"aux_{name}_mean"], **OUTPUT)
 
 
 def test_eval_losses_agree(golden):
-    losses = Criterion(golden.model.options.num_classes)(golden.outputs, golden.targets)
+    losses = Criterion(golden.model.options.num_classes)(golden.answer, golden.targets)
     wanted = dict(golden.said["eval_losses"])
     # The published criterion lists the denoising losses in eval mode, too, as zeros.
     denoising = {name: wanted.pop(name) for name in list(wanted) if name.startswith("tgt_")}
@@ -138,7 +138,7 @@ def test_gradient_norms_agree(golden, training):
 
 def test_post_processing_agrees(golden):
     wanted = {name: golden.wanted[f"post_{name}"] for name in ("scores", "labels", "boxes")}
-    first = {name: golden.outputs[name][:1] for name in ("pred_logits", "pred_boxes")}
+    first = Answer(golden.answer.logits[:1], golden.answer.boxes[:1])
     (found,) = postprocess(first, torch.tensor([[480, 640]]), top_k=len(wanted["scores"]))
     found = {name: value.numpy() for name, value in found.items()}
     np.testing.assert_allclose(found["scores"], wanted["scores"], **OUTPUT)

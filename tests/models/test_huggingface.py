@@ -48,13 +48,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def all_layers(reference, pixels, mask):
+def all_layers(reference, pixels, shown):
     """Logits and boxes of every decoder layer of the HuggingFace model."""
     labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}] * len(pixels)
     with torch.no_grad():
-        answer = reference(pixel_values=pixels, pixel_mask=mask, labels=labels)
+        answer = reference(pixel_values=pixels, pixel_mask=shown, labels=labels)
     return [
-        *((stage["logits"], stage["pred_boxes"]) for stage in answer.auxiliary_outputs),
+        *((layer["logits"], layer["pred_boxes"]) for layer in answer.auxiliary_outputs),
         (answer.logits, answer.pred_boxes),
     ]
 
@@ -62,18 +62,18 @@ def all_layers(reference, pixels, mask):
 @pytest.mark.parametrize("sizes", [[(96, 128)], [(96, 128), (64, 100)]], ids=["single", "padded"])
 def test_logits_and_boxes_of_every_decoder_layer_agree(saved, sizes):
     reference, model = saved
-    pixels, mask = padded_images(sizes)
-    wanted = all_layers(reference, pixels, mask)
+    pixels, shown = padded_images(sizes)
+    wanted = all_layers(reference, pixels, shown)
     # Both cut the inverse sigmoid off near 0 and 1, but not at the same place: the comparison stays between.
     assert all(((boxes > 1e-3) & (boxes < 1 - 1e-3)).all() for _, boxes in wanted)
     with torch.no_grad():
-        outputs = model(ImageBatch(pixels, mask == 0))
-    found = [*outputs["aux_outputs"], outputs]
+        answer = model(ImageBatch(pixels, shown == 0))
+    found = [*answer.earlier, answer]
     assert len(found) == len(wanted) == 3
     for ours, (logits, boxes) in zip(found, wanted, strict=True):
         assert logits.std() > 0.1  # there is something to compare
-        torch.testing.assert_close(ours["pred_logits"], logits, **CLOSE)
-        torch.testing.assert_close(ours["pred_boxes"], boxes, **CLOSE)
+        torch.testing.assert_close(ours.logits, logits, **CLOSE)
+        torch.testing.assert_close(ours.boxes, boxes, **CLOSE)
 
 
 def test_the_inverse_sigmoid_is_the_only_difference_at_the_image_border(tmp_path, monkeypatch):
@@ -82,13 +82,13 @@ def test_the_inverse_sigmoid_is_the_only_difference_at_the_image_border(tmp_path
         reference.model.query_refpoint_embeddings.weight[:4] = torch.tensor([-9.0, 9.0, -9.0, 9.0])
     reference.save_pretrained(tmp_path)
     model = imported(tmp_path, tmp_path / "ours.safetensors")
-    pixels, mask = torch.randn(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.long)
+    pixels, shown = torch.randn(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.long)
     with torch.no_grad():
-        found = model(pixels)["pred_boxes"]
-    assert not torch.allclose(found, all_layers(reference, pixels, mask)[-1][1], **CLOSE)
+        found = model(pixels).boxes
+    assert not torch.allclose(found, all_layers(reference, pixels, shown)[-1][1], **CLOSE)
     module = transformers.models.dab_detr.modeling_dab_detr
     monkeypatch.setattr(module, "inverse_sigmoid", lambda x: torch.special.logit(x, eps=1e-3))
-    torch.testing.assert_close(found, all_layers(reference, pixels, mask)[-1][1], **CLOSE)
+    torch.testing.assert_close(found, all_layers(reference, pixels, shown)[-1][1], **CLOSE)
 
 
 def test_options_and_class_names_come_along(saved):
@@ -152,7 +152,7 @@ def test_timm_names_of_the_backbone_give_the_same_model(folder, tmp_path, wrappe
     with torch.no_grad():
         found = imported(here, tmp_path / "timm.safetensors")(pixels)
         wanted = imported(folder, tmp_path / "own.safetensors")(pixels)
-    assert torch.equal(found["pred_logits"], wanted["pred_logits"])
+    assert torch.equal(found.logits, wanted.logits)
 
 
 @pytest.mark.parametrize(

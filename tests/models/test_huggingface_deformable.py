@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def all_layers(reference, pixels, mask):
+def all_layers(reference, pixels, shown):
     """Logits and boxes of every decoder layer of the HuggingFace model, and its proposals."""
     layers = []
     hooks = [
@@ -60,7 +60,7 @@ def all_layers(reference, pixels, mask):
         for head in list(reference.class_embed)[: reference.config.decoder_layers]
     ]
     with torch.no_grad():
-        answer = reference(pixel_values=pixels, pixel_mask=mask)
+        answer = reference(pixel_values=pixels, pixel_mask=shown)
     for hook in hooks:
         hook.remove()
     return layers, answer
@@ -69,19 +69,32 @@ def all_layers(reference, pixels, mask):
 @pytest.mark.parametrize("sizes", [[(96, 128)], [(96, 128), (64, 100)]], ids=["single", "padded"])
 def test_logits_and_boxes_agree(saved, sizes):
     reference, model = saved
-    pixels, mask = padded_images(sizes)
-    layers, wanted = all_layers(reference, pixels, mask)
+    pixels, shown = padded_images(sizes)
+    layers, wanted = all_layers(reference, pixels, shown)
     with torch.no_grad():
-        found = model(ImageBatch(pixels, mask == 0))
+        found = model(ImageBatch(pixels, shown == 0))
     assert wanted.logits.std() > 0.1  # there is something to compare
-    torch.testing.assert_close(found["pred_logits"], wanted.logits, **CLOSE)
-    torch.testing.assert_close(found["pred_boxes"], wanted.pred_boxes, **CLOSE)
-    for ours, theirs in zip([*found["aux_outputs"], found], layers[-3:], strict=True):
-        torch.testing.assert_close(ours["pred_logits"], theirs, **CLOSE)
+    torch.testing.assert_close(found.logits, wanted.logits, **CLOSE)
+    torch.testing.assert_close(found.boxes, wanted.pred_boxes, **CLOSE)
+    for ours, theirs in zip([*found.earlier, found], layers[-3:], strict=True):
+        torch.testing.assert_close(ours.logits, theirs, **CLOSE)
     if model.options.two_stage:
-        torch.testing.assert_close(found["enc_outputs"]["pred_logits"], wanted.enc_outputs_class, **CLOSE)
+        torch.testing.assert_close(found.proposals.logits, wanted.enc_outputs_class, **CLOSE)
         boxes = wanted.enc_outputs_coord_logits.sigmoid()
-        torch.testing.assert_close(found["enc_outputs"]["pred_boxes"], boxes, **CLOSE)
+        torch.testing.assert_close(found.proposals.boxes, boxes, **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["plain", "refined"])
+def test_gradients_of_the_queries_agree(tmp_path, kind):
+    reference, model = saved_and_imported(huggingface(**KINDS[kind]), tmp_path)
+    pixels, shown = padded_images([(96, 128), (64, 100)])
+    theirs = reference(pixel_values=pixels, pixel_mask=shown)
+    (theirs.logits.square().sum() + theirs.pred_boxes.square().sum()).backward()
+    ours = model(ImageBatch(pixels, shown == 0))
+    (ours.logits.square().sum() + ours.boxes.square().sum()).backward()
+    wanted = reference.model.query_position_embeddings.weight.grad
+    assert wanted.abs().max() > 1e-3
+    torch.testing.assert_close(model.query_embed.weight.grad, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
 
 
 def test_options_and_classes_come_along(saved):
@@ -107,7 +120,7 @@ def test_heads_that_the_file_holds_under_every_name_load_alike(folder, tmp_path)
     with torch.no_grad():
         found = imported(here, tmp_path / "all.safetensors")(pixels)
         wanted = imported(folder, tmp_path / "one.safetensors")(pixels)
-    assert torch.equal(found["pred_logits"], wanted["pred_logits"])
+    assert torch.equal(found.logits, wanted.logits)
 
 
 @pytest.mark.parametrize(

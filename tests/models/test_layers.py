@@ -75,9 +75,8 @@ def test_the_decoder_layer_is_conditional_attention_head_by_head(first):
     x, memory, pos, query_pos, sine = (torch.randn(1, n, 32) for n in (3, 6, 6, 3, 3))
     self_visible = torch.tensor([[True, True, False], [True, True, True], [False, True, True]])
     memory_visible = torch.tensor([[True, True, True, True, False, False]])
-    found = layer(
-        x, memory, pos=pos, query_pos=query_pos, query_sine=sine, self_mask=self_visible, memory_mask=memory_visible
-    )
+    features = Features(memory, pos, memory_visible)
+    found = layer(x, memory, features, query_pos=query_pos, query_sine=sine, self_shown=self_visible)
     q = layer.sa_qcontent_proj(x) + layer.sa_qpos_proj(query_pos)
     k = layer.sa_kcontent_proj(x) + layer.sa_kpos_proj(query_pos)
     heads = softmax_heads(q[0], k[0], layer.sa_v_proj(x)[0], 4, self_visible)
@@ -108,10 +107,10 @@ def test_dropout_acts_in_training_only():
 
 
 def test_image_positions_count_the_cells_of_the_unpadded_image():
-    mask = torch.ones(2, 3, 4, dtype=torch.bool)
-    mask[0, :2, :3] = False
-    mask[1] = False
-    found = image_positions(mask, 8, 20.0, 10.0)
+    padding = torch.ones(2, 3, 4, dtype=torch.bool)
+    padding[0, :2, :3] = False
+    padding[1] = False
+    found = image_positions(padding, 8, 20.0, 10.0)
     for image, (height, width) in enumerate(((2, 3), (3, 4))):
         for y in range(height):
             for x in range(width):
@@ -136,23 +135,24 @@ def test_box_positions_are_ordered_y_x_w_h():
 def test_every_backbone_gives_features_of_its_channels_and_stride(name):
     with torch.device("meta"):  # shapes without the arithmetic
         backbone = Backbone(name)
-        features, mask = backbone(ImageBatch(torch.empty(2, 3, 128, 192), None))
+        (features,) = backbone(ImageBatch(torch.empty(2, 3, 128, 192), None))
     assert features.shape == (2, backbone.channels, 128 // backbone.stride, 192 // backbone.stride)
-    assert mask is None
 
 
 def test_dilation_doubles_the_feature_map():
     with torch.device("meta"):
         images = ImageBatch(torch.empty(1, 3, 64, 96), None)
-        assert Backbone("resnet50")(images)[0].shape[-2:] == (2, 3)
+        assert Backbone("resnet50")(images)[-1].shape[-2:] == (2, 3)
         assert Backbone("resnet50", dilation=True)(images)[0].shape[-2:] == (4, 6)
 
 
-def test_the_mask_shrinks_with_the_features():
+def test_the_padding_shrinks_with_the_features():
+    backbone, images = Backbone("small"), pad_images([torch.randn(3, 64, 96), torch.randn(3, 32, 64)])
     with torch.no_grad():
-        _, mask = Backbone("small")(pad_images([torch.randn(3, 64, 96), torch.randn(3, 32, 64)]))
-    assert not mask[0].any()
-    assert mask[1].tolist() == [[False] * 4 + [True] * 2] * 2 + [[True] * 6] * 2
+        (features,) = backbone(images)
+    padding = backbone.padding(images, features.shape[-2:])
+    assert not padding[0].any()
+    assert padding[1].tolist() == [[False] * 4 + [True] * 2] * 2 + [[True] * 6] * 2
 
 
 def test_backbones_that_cannot_be_built_are_refused():
@@ -186,13 +186,14 @@ def test_what_is_in_the_padding_does_not_change_detections():
     alone = Features(tokens.flatten(1, 2), image_positions(free, 32, 20.0, 20.0), None)
     padded = torch.randn(1, 5, 6, 32) * 100
     padded[:, :height, :width] = tokens
-    mask = torch.ones(1, 5, 6, dtype=torch.bool)
-    mask[:, :height, :width] = False
-    beside = Features(padded.flatten(1, 2), image_positions(mask, 32, 20.0, 20.0), ~mask.flatten(1)[:, None, None])
+    padding = torch.ones(1, 5, 6, dtype=torch.bool)
+    padding[:, :height, :width] = False
+    positions, shown = image_positions(padding, 32, 20.0, 20.0), ~padding.flatten(1)[:, None, None]
+    beside = Features(padded.flatten(1, 2), positions, shown)
     with torch.no_grad():
         wanted, found = model.detect(alone), model.detect(beside)
-    for name in ("pred_logits", "pred_boxes"):
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+    for name in ("logits", "boxes"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-4, atol=1e-5)
 
 
 def test_an_image_is_detected_alike_alone_and_in_a_padded_batch():
@@ -201,18 +202,18 @@ def test_an_image_is_detected_alike_alone_and_in_a_padded_batch():
     with torch.no_grad():
         batch, alone = model([small, large]), model([large])
         stacked = model(torch.stack([large, large]))
-    for name in ("pred_logits", "pred_boxes"):
-        torch.testing.assert_close(batch[name][1:], alone[name], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(stacked[name][:1], alone[name], rtol=1e-4, atol=1e-5)
+    for name in ("logits", "boxes"):
+        torch.testing.assert_close(getattr(batch, name)[1:], getattr(alone, name), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(getattr(stacked, name)[:1], getattr(alone, name), rtol=1e-4, atol=1e-5)
 
 
-def test_outputs_have_one_stage_for_each_decoder_layer():
+def test_every_decoder_layer_answers():
     with torch.no_grad():
         outputs = detector(dec_layers=3)([torch.randn(3, 64, 64)])
-    assert outputs["pred_logits"].shape == (1, 7, 6)
-    assert outputs["pred_boxes"].shape == (1, 7, 4)
-    assert [stage["pred_boxes"].shape for stage in outputs["aux_outputs"]] == [(1, 7, 4)] * 2
-    boxes = torch.cat([outputs["pred_boxes"], *(stage["pred_boxes"] for stage in outputs["aux_outputs"])])
+    assert outputs.logits.shape == (1, 7, 6)
+    assert outputs.boxes.shape == (1, 7, 4)
+    assert [layer.boxes.shape for layer in outputs.earlier] == [(1, 7, 4)] * 2
+    boxes = torch.cat([outputs.boxes, *(layer.boxes for layer in outputs.earlier)])
     assert ((boxes > 0) & (boxes < 1)).all()
 
 
@@ -220,11 +221,11 @@ def test_every_pattern_is_paired_with_every_anchor():
     model = detector(num_patterns=3)
     image = [torch.randn(3, 64, 64)]
     with torch.no_grad():
-        assert model(image)["pred_logits"].shape == (1, 21, 6)
+        assert model(image).logits.shape == (1, 21, 6)
         model.transformer.patterns.weight.zero_()
-        found = model(image)["pred_logits"].view(3, 7, 6)
+        found = model(image).logits.view(3, 7, 6)
         model.transformer.patterns = None
-        wanted = model(image)["pred_logits"]
+        wanted = model(image).logits
     # Patterns that add nothing: three times the same queries, and self-attention over copies is that over one.
     for copy in found:
         torch.testing.assert_close(copy[None], wanted, rtol=1e-4, atol=1e-5)
@@ -234,8 +235,8 @@ def test_a_new_model_answers_its_anchors():
     model = build_model("dn_detr", **SHAPE).eval()
     with torch.no_grad():
         outputs = model([torch.randn(3, 64, 64)])
-    torch.testing.assert_close(outputs["pred_boxes"][0], model.refpoint_embed.weight.sigmoid(), rtol=1e-3, atol=1e-3)
-    assert outputs["pred_logits"].sigmoid().median() < 0.05
+    torch.testing.assert_close(outputs.boxes[0], model.refpoint_embed.weight.sigmoid(), rtol=1e-3, atol=1e-3)
+    assert outputs.logits.sigmoid().median() < 0.05
 
 
 def test_fixed_anchor_centres_cover_the_image():

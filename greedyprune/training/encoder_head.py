@@ -1,23 +1,22 @@
-"""Dense supervision of the encoder: a head that is there in training only.
+"""Supervision of the encoder by a head of its own, which is there in training only.
 
 A DETR trained from random weights learns features through sparse queries, which is slow. Letting every image token say
 which object covers it and where its sides are (the one-to-many heads of Zong et al. 2023, "Co-DETR", in their simplest
 form) teaches backbone and encoder directly. The head is thrown away afterwards; the detector is the same.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from greedyprune.boxes import cxcywh_to_xyxy, generalized_iou
 from greedyprune.models import Denoising, Detector, ImageBatch
-from greedyprune.models.boxes import cxcywh_to_xyxy, generalized_iou
+from greedyprune.models.answer import DetrAnswer
 from greedyprune.models.criterion import focal_loss
 from greedyprune.models.matcher import Target
 
 
-class WithDense(nn.Module):
-    """A detector and a dense head over its encoder's output.
+class WithEncoderHead(nn.Module):
+    """A detector, and a head over the output of its encoder.
 
     Args:
         detector: the model that is trained.
@@ -34,8 +33,8 @@ class WithDense(nn.Module):
 
     def forward(
         self, images: ImageBatch, targets: list[Target] | None, denoising: Denoising | None, known: list[Target]
-    ) -> dict[str, Any]:
-        """The detector's outputs, and `dense`: the loss of the head, a scalar.
+    ) -> tuple[DetrAnswer, Tensor]:
+        """The answer of the detector, and the loss of the head, a scalar.
 
         Args:
             images: a padded batch.
@@ -44,21 +43,21 @@ class WithDense(nn.Module):
             known: the targets that tokens are held against.
         """
         self._memory.clear()
-        outputs = self.detector(images, targets, denoising)
-        answers = self.head(self._memory.pop()).float()  # [B, M, C + 4]
-        return {**outputs, "dense": self._loss(answers, images, known)}
+        answer = self.detector(images, targets, denoising)
+        found = self.head(self._memory.pop()).float()  # [B, M, C + 4]
+        return answer, self._loss(found, images, known)
 
-    def _loss(self, answers: Tensor, images: ImageBatch, known: list[Target]) -> Tensor:
+    def _loss(self, found: Tensor, images: ImageBatch, known: list[Target]) -> Tensor:
         """The mean over the levels of tokens."""
         losses, start = [], 0
         for stride in self.detector.strides:
             height, width = (-(-side // stride) for side in images.tensors.shape[-2:])
-            losses.append(dense_loss(answers[:, start : start + height * width], images, known, stride))
+            losses.append(token_loss(found[:, start : start + height * width], images, known, stride))
             start += height * width
         return torch.stack(losses).mean()
 
 
-def dense_loss(answers: Tensor, images: ImageBatch, targets: list[Target], stride: int) -> Tensor:
+def token_loss(answers: Tensor, images: ImageBatch, targets: list[Target], stride: int) -> Tensor:
     """Focal loss of all tokens, L1 and generalized IoU of those that an object covers.
 
     A token belongs to the smallest object whose box covers its cell's centre; an object smaller than a cell counts as
@@ -83,9 +82,9 @@ def dense_loss(answers: Tensor, images: ImageBatch, targets: list[Target], strid
     classes = answers.shape[-1] - 4
     for i, (answer, target) in enumerate(zip(answers, targets, strict=True)):
         size = answer.new_tensor([width, height])
-        if images.mask is not None:
-            seen = ~images.mask[i]
-            size = torch.stack((seen[0].sum(), seen[:, 0].sum())).to(answer)
+        if images.padding is not None:
+            shown = ~images.padding[i]
+            size = torch.stack((shown[0].sum(), shown[:, 0].sum())).to(answer)
         centres = cells / size  # [M, 2] in the image's own 0..1
         inside = (centres < 1).all(-1)
         onehot = torch.zeros_like(answer[:, :classes])

@@ -1,4 +1,4 @@
-"""The dense head: every token's owner, and nothing of the head in what is saved."""
+"""The head over the encoder: every token's owner, and nothing of the head in what is saved."""
 
 import math
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from greedyprune import build_model, load_model
+from greedyprune.boxes import cxcywh_to_xyxy, generalized_iou
 from greedyprune.models import ImageBatch, pad_images, save_checkpoint
-from greedyprune.models.boxes import cxcywh_to_xyxy, generalized_iou
 from greedyprune.models.criterion import focal_loss
-from greedyprune.training.dense import WithDense, dense_loss
+from greedyprune.training.encoder_head import WithEncoderHead, token_loss
 
 STRIDE, CLASSES = 16, 3
 
@@ -29,8 +29,10 @@ def slow_loss(answers: torch.Tensor, images: ImageBatch, targets: list[dict[str,
     columns = -(-images.tensors.shape[-1] // STRIDE)
     total, covered = 0.0, 0
     for i, target in enumerate(targets):
-        seen = ~images.mask[i] if images.mask is not None else torch.ones(images.tensors.shape[-2:], dtype=torch.bool)
-        height, width = int(seen[:, 0].sum()), int(seen[0].sum())
+        shown = torch.ones(images.tensors.shape[-2:], dtype=torch.bool)
+        if images.padding is not None:
+            shown = ~images.padding[i]
+        height, width = int(shown[:, 0].sum()), int(shown[0].sum())
         for token, answer in enumerate(answers[i]):
             x, y = (token % columns + 0.5) * STRIDE, (token // columns + 0.5) * STRIDE
             if x >= width or y >= height:
@@ -58,7 +60,7 @@ def test_the_loss_is_that_of_a_loop_over_tokens(sizes: list[tuple[int, int]]) ->
     ]
     tokens = math.prod(-(-side // STRIDE) for side in images.tensors.shape[-2:])
     answers = torch.randn(2, tokens, CLASSES + 4)
-    fast = dense_loss(answers, images, targets, STRIDE).item()
+    fast = token_loss(answers, images, targets, STRIDE).item()
     assert fast == pytest.approx(slow_loss(answers, images, targets), rel=1e-4)
 
 
@@ -68,13 +70,13 @@ def test_tokens_of_several_levels_count_level_by_level() -> None:
         "dn_deformable_detr", num_classes=3, backbone="small", hidden_dim=32, heads=2, enc_layers=1, dec_layers=1,
         ffn_dim=16, num_queries=4, num_feature_levels=3,
     )  # fmt: skip
-    both = WithDense(model).train()
+    both = WithEncoderHead(model).train()
     targets = [{"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}]
     images = pad_images([torch.randn(3, 60, 90)])
     memory = model.transformer.encoder(model.features(images))
     parts = both.head(memory).split([8 * 12, 4 * 6, 2 * 3], dim=1)
-    wanted = [dense_loss(part, images, targets, stride) for part, stride in zip(parts, model.strides, strict=True)]
-    found = both(images, None, None, targets)["dense"]
+    wanted = [token_loss(part, images, targets, stride) for part, stride in zip(parts, model.strides, strict=True)]
+    _, found = both(images, None, None, targets)
     assert found.item() == pytest.approx(torch.stack(wanted).mean().item(), rel=1e-3)
 
 
@@ -84,10 +86,10 @@ def test_the_head_teaches_the_backbone_and_is_not_saved(tmp_path) -> None:
         "dn_detr", num_classes=3, backbone="small", hidden_dim=16, heads=2, enc_layers=1, dec_layers=1, ffn_dim=16,
         num_queries=4,
     )  # fmt: skip
-    both = WithDense(model).train()
+    both = WithEncoderHead(model).train()
     targets = [{"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}]
-    outputs = both(pad_images([torch.randn(3, 64, 64)]), None, None, targets)
-    outputs["dense"].backward()
+    _, loss = both(pad_images([torch.randn(3, 64, 64)]), None, None, targets)
+    loss.backward()
     assert model.backbone[0].body.conv1.weight.grad.abs().sum() > 0
     assert model.class_embed.weight.grad is None
     save_checkpoint(model, tmp_path / "model.safetensors")
