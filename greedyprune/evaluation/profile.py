@@ -1,8 +1,10 @@
-"""What a detector costs: parameters, multiply-adds, and time, of the whole and of its Transformer alone."""
+"""What a detector costs: parameters, multiply-adds, and time, of the whole and of its measured parts."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,54 +14,58 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from greedyprune.evaluation.predict import autocast, evaluating
-from greedyprune.models import Detector
+from greedyprune.families.base import Family
 from greedyprune.models.deformable_attention import sample_levels
 from greedyprune.models.layers import dot_product_attention
 
 
-def count_parameters(model: Detector) -> tuple[int, int]:
-    """Parameters of the model and of `model.transformer`; a shared one counts once.
+WHOLE = ""  # the label of the whole detector among its measured parts
+
+
+def count_parameters(family: Family, model: nn.Module) -> dict[str, int]:
+    """Parameters of the model under `WHOLE`, and of each of its measured parts by label; a shared one counts once.
 
     The Transformer is counted as the published module is: with the box head that its decoder shares.
     """
-    return _size(model), _size(model.transformer)
+    parts = {label: model.get_submodule(name) for label, name in family.measured.items()}
+    return {label: sum(p.numel() for p in part.parameters()) for label, part in ({WHOLE: model} | parts).items()}
 
 
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def count_flops(model: Detector, size: tuple[int, int]) -> tuple[int, int]:
-    """Multiply-adds of one forward pass over one image, of the model and of `model.transformer`.
+def count_flops(family: Family, model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+    """Multiply-adds of one forward pass over one image, of the model and of its measured parts.
 
     Counted are linear layers, convolutions, the two products of attention (q k^T and attention times v), and the
     sampling of deformable attention (for every channel of every point, 4 to interpolate between its neighbours and 1 to
-    weigh it), from the shapes of a real forward pass; biases, norms, activations and softmax are not.
+    weigh it), from the shapes of a real forward pass; biases, norms, activations and softmax are not. Give a model's
+    `deployed` form for what it costs where it runs.
 
     Args:
+        family: of the model.
         model: a detector.
-        size: the image's height and width in pixels, as the model gets it.
+        size: height and width of the image in pixels, as the model gets it.
     """
     counter = _MultiplyAdds()
-    transformer = model.transformer
-    inside = [0, 0]
-    hooks = (
-        transformer.register_forward_pre_hook(lambda *_: inside.__setitem__(0, counter.total)),
-        transformer.register_forward_hook(lambda *_: inside.__setitem__(1, counter.total)),
-    )
-    try:
-        with evaluating(model), counter:
-            model(_image(model, size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counter.total, inside[1] - inside[0]
+    totals = dict.fromkeys(family.measured, 0)
+    with evaluating(model), counter, ExitStack() as stack:
+        for label, name in family.measured.items():
+
+            def enter(*_: Any, label: str = label) -> None:
+                totals[label] -= counter.total
+
+            def leave(*_: Any, label: str = label) -> None:
+                totals[label] += counter.total
+
+            part = model.get_submodule(name)
+            stack.callback(part.register_forward_pre_hook(enter).remove)
+            stack.callback(part.register_forward_hook(leave).remove)
+        family.answer(model, family.inputs(model, [_image(model, size)]), last_only=True)
+    return {WHOLE: counter.total} | totals
 
 
-def _image(model: Detector, size: tuple[int, int]) -> Tensor:
-    """A batch of one blank image `[1, 3, h, w]` where the model is."""
+def _image(model: nn.Module, size: tuple[int, int]) -> Tensor:
+    """A blank image `[3, h, w]` where the model is."""
     parameter = next(model.parameters())
-    return torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
+    return torch.zeros(3, *size, device=parameter.device, dtype=parameter.dtype)
 
 
 class _MultiplyAdds(TorchFunctionMode):
@@ -115,39 +121,62 @@ _FORMULAS: dict[Callable[..., Any], Callable[..., int]] = {
 }
 
 
+@dataclass(frozen=True)
+class Latency:
+    """Time of a forward pass, in milliseconds.
+
+    Attributes:
+        median: of all passes.
+        p95: the 95th percentile.
+    """
+
+    median: float
+    p95: float
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> "Latency":
+        return cls(float(np.median(times)), float(np.percentile(times, 95)))
+
+
 def measure_latency(
-    model: Detector, size: tuple[int, int], warmup: int = 3, runs: int = 20, amp: str | None = None
-) -> dict[str, float]:
-    """Time of a forward pass over one image (batch 1), in milliseconds.
+    family: Family,
+    model: nn.Module,
+    size: tuple[int, int],
+    warmup: int = 3,
+    runs: int = 20,
+    amp: str | None = None,
+) -> dict[str, Latency]:
+    """Time of a forward pass over one image (batch 1), of the whole and of the measured parts on what they get of it.
 
     Args:
+        family: of the model.
         model: a detector; it is timed on the device where it is.
-        size: the image's height and width in pixels, as the model gets it.
+        size: height and width of the image in pixels, as the model gets it.
         warmup: passes before the clock runs.
         runs: passes that are timed, at least 1.
         amp: see `autocast`.
-
-    Returns:
-        `median` and `p95` (95th percentile) of the whole model, `transformer_median` and `transformer_p95` of
-        `model.transformer` alone on what it gets of that image.
     """
-    transformer = model.transformer
-    image = _image(model, size)
-    given: list[tuple[Any, ...]] = []
-    hook = transformer.register_forward_pre_hook(lambda _, args: given.append(args))
-    with evaluating(model), autocast(image.device, amp):
-        try:
-            model(image)
-        finally:
-            hook.remove()
-        whole = call_times(lambda: model(image), image.device, warmup, runs)
-        part = call_times(lambda: transformer(*given[0]), image.device, warmup, runs)
-    return {
-        "median": float(np.median(whole)),
-        "p95": float(np.percentile(whole, 95)),
-        "transformer_median": float(np.median(part)),
-        "transformer_p95": float(np.percentile(part, 95)),
-    }
+    inputs = family.inputs(model, [_image(model, size)])
+    given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    parts = {label: model.get_submodule(name) for label, name in family.measured.items()}
+    with evaluating(model), autocast(_device(model), amp):
+        with ExitStack() as stack:
+            for label, part in parts.items():
+
+                def keep(module: nn.Module, args: Any, named: Any, label: str = label) -> None:
+                    given[label] = args, named
+
+                stack.callback(part.register_forward_pre_hook(keep, with_kwargs=True).remove)
+            family.answer(model, inputs, last_only=True)
+        calls: dict[str, Callable[[], Any]] = {WHOLE: lambda: family.answer(model, inputs, last_only=True)}
+        for label, part in parts.items():
+            args, named = given[label]
+            calls[label] = lambda part=part, args=args, named=named: part(*args, **named)
+        return {label: Latency.of(call_times(call, _device(model), warmup, runs)) for label, call in calls.items()}
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def call_times(call: Callable[[], Any], device: torch.device, warmup: int, runs: int) -> list[float]:

@@ -1,7 +1,7 @@
 """Tensors that tell when their numbers are read, and stand-ins for tensors whose numbers nothing should read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,9 +40,29 @@ class Pass:
 
     Attributes:
         live: it is past the place that it goes on from.
+        known: what was made of stand-ins before the pass was live, function after function: it is the same in every
+            pass over the same stand-ins.
+        step: how many of these were called.
     """
 
     live: bool = False
+    known: list[tuple[Any, Any]] = field(default_factory=list)
+    step: int = 0
+
+    def begin(self, live: bool) -> None:
+        """Start a pass."""
+        self.live, self.step = live, 0
+
+    def again(self, func: Any) -> Any:
+        """What a function of stand-ins gave in an earlier pass; None: it is the first time."""
+        if self.step == len(self.known):
+            return None
+        before, result = self.known[self.step]
+        if before != func:
+            del self.known[self.step :]
+            return None
+        self.step += 1
+        return result
 
 
 class Marked(Tensor):
@@ -73,6 +93,12 @@ class Marked(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        first = args[0] if args else None
+        first = first[0] if isinstance(first, (tuple, list)) and first else first
+        if isinstance(first, Placeholder) and not first.state.live and func not in _METADATA:
+            again = first.state.again(func)
+            if again is not None:
+                return again
         met: list[Marked] = []
 
         def plain(tensor: Tensor) -> Tensor:
@@ -86,7 +112,9 @@ class Marked(Tensor):
                 return args[0].real_device if func == _DEVICE else func(*args, **kwargs)
             given = map_tensors((args, kwargs), plain)
             leaves = frozenset().union(*(tensor.leaves for tensor in met))
-        return met[0].called(func, given, leaves, _writes(func, kwargs))
+        # Of a stand-in and anything else only a stand-in can be made.
+        one = next((tensor for tensor in met if isinstance(tensor, Placeholder)), met[0])
+        return one.called(func, given, leaves, _writes(func, kwargs))
 
     def like(self, tensor: Tensor, leaves: frozenset[Leaf]) -> "Marked":
         """Another tensor, marked in the same pass."""
@@ -127,13 +155,19 @@ class Placeholder(Marked):
     def called(self, func: Callable[..., Any], given: Any, leaves: frozenset[Leaf], writes: bool) -> Any:
         if self.state.live or writes:
             raise Missing(leaves)
+        again = self.state.again(func)
+        if again is not None:
+            return again
         try:
             result = func(*map_tensors(given[0], _meta), **map_tensors(given[1], _meta))
         except (RuntimeError, NotImplementedError):
             raise Missing(leaves) from None
         if not _tensors_alone(result):
             raise Missing(leaves)
-        return map_tensors(result, lambda tensor: self.like(tensor, leaves))
+        marked = map_tensors(result, lambda tensor: self.like(tensor, leaves))
+        self.state.known.append((func, marked))
+        self.state.step += 1
+        return marked
 
 
 class Watching(Pass):

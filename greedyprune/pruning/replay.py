@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class _Reached(Exception):
     """Ends a pass at a place."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tape:
     """What the calls before a place gave, for one batch; `Hollow` where nothing after the place reads it.
 
@@ -164,11 +165,13 @@ class Known:
         watched: for a place, and which inputs there are, the tensors of a tape that the rest of a pass reads.
         demanded: tensors that a changed model has asked for.
         written: those that some module changes in place.
+        filled: tapes with stand-ins, and the passes over them.
     """
 
     watched: dict[tuple[Call, bool, tuple[type, ...]], frozenset[Leaf]] = field(default_factory=dict)
     demanded: frozenset[Leaf] = frozenset()
     written: frozenset[Leaf] = frozenset()
+    filled: "WeakKeyDictionary[Tape, tuple[Pass, dict[Call, Any]]]" = field(default_factory=WeakKeyDictionary)
 
 
 class Replay:
@@ -194,8 +197,8 @@ class Replay:
         Raises:
             Missing: the tape was made for a model that reads less; see `demand`.
         """
-        state = Pass()
-        return self._run(tape.place, self._filled(tape, state), state, ended=ended)
+        state, values = self._filled(tape)
+        return self._run(tape.place, values, state, ended=ended)
 
     def output(self, tape: Tape, call: Call) -> Any:
         """What a call gives, with its graph where gradients are on; the pass ends there."""
@@ -236,8 +239,7 @@ class Replay:
             if call == place:
                 raise _Reached
 
-        state = Pass()
-        values = self._filled(tape, state)
+        state, values = self._filled(tape)
         try:
             with torch.no_grad():
                 self._run(tape.place, values, state, began, ended)
@@ -264,16 +266,21 @@ class Replay:
             if began is not None:
                 began(call)
 
-        state.live = place is None
+        state.begin(place is None)
         with _heard(self.model, values, start, ended):
             return self.forward(values[INPUTS])
 
-    def _filled(self, tape: Tape, state: Pass) -> dict[Call, Any]:
-        """The values of a tape for one pass: stand-ins where it is hollow, copies of what the model writes into."""
-        values = {c: map_tensors(v, lambda hollow: hollow.placeholder(state), Hollow) for c, v in tape.values.items()}
+    def _filled(self, tape: Tape) -> tuple[Pass, dict[Call, Any]]:
+        """The values of a tape for a pass: stand-ins where it is hollow, copies of what the model writes into."""
+        if tape not in self.known.filled:
+            state = Pass()
+            stand_in = {c: map_tensors(v, lambda h: h.placeholder(state), Hollow) for c, v in tape.values.items()}
+            self.known.filled[tape] = state, stand_in
+        state, values = self.known.filled[tape]
+        values = dict(values)
         for call in {call for call, _ in self.known.written}.intersection(values):
             values[call] = map_tensors(values[call], lambda t: t if isinstance(t, Placeholder) else t.clone())
-        return values
+        return state, values
 
     def _reduced(self, place: Call, after: bool, values: Mapping[Call, Any]) -> Tape:
         """A tape with what the rest of the pass reads."""
@@ -296,7 +303,7 @@ class Replay:
 
         def watched(leaf: Leaf, tensor: Tensor) -> Tensor:
             if isinstance(tensor, Placeholder):
-                return tensor
+                return Placeholder.of(tensor.plain(), frozenset((leaf,)), state, tensor.real_device)
             return Watched.of(tensor.clone(), frozenset((leaf,)), state, tensor.device)
 
         with torch.no_grad():

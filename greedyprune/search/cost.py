@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from greedyprune.evaluation.profile import count_cost
+from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
 from greedyprune.families.base import Family
 
 from greedyprune.pruning.transplant import shape_change
@@ -51,9 +51,8 @@ class CostModel:
         self._state = dict(self._shape.state_dict())
         self._known: dict[tuple[int, ...], Cost] = {}
         self.dense = self({})
-        inner = {site.inside for site in sites}
         self._least = {site.name: self({site.name: site.least}) for site in sites if site.least < site.full}
-        self._holders = {name for name in inner if name in self.full}
+        self._holders = {site.inside for site in sites} & self.full.keys()
         self._products = {pair: self({name: self._thin(name) for name in pair}) for pair in self._neighbours()}
 
     def __call__(self, widths: Widths) -> Cost:
@@ -61,7 +60,9 @@ class CostModel:
         key = tuple(widths.get(site.name, site.full) for site in self.sites)
         if key not in self._known:
             with installed(self._shape, shape_change(self.sites, self._state, widths)):
-                self._known[key] = Cost(*count_cost(self.family, self._shape, self.size))
+                params = count_parameters(self.family, self._shape)[WHOLE]
+                flops = count_flops(self.family, self.family.deployed(self._shape), self.size)[WHOLE]
+                self._known[key] = Cost(params, flops)
         return self._known[key]
 
     def alone(self, name: str, width: int, kind: str) -> float:

@@ -1,7 +1,7 @@
 """Measured time of every site at its widths on this device: what `--cost latency` saves."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,93 +9,68 @@ import torch
 from torch import Tensor
 
 from greedyprune.evaluation.profile import call_times
-from greedyprune.models.deploy import deployed, folded
-from greedyprune.models.detector import Detector
+from greedyprune.pruning.bench import Bench
 from greedyprune.pruning.damage import width_grid
-from greedyprune.pruning.prefix import Place, advance, begin, site_place
-from greedyprune.pruning.sites import Site
-from greedyprune.pruning.transplant import replaced, slim_tensors
+from greedyprune.pruning.replay import END, Replay, Tape
+from greedyprune.pruning.transplant import shape_change
+from greedyprune.search.options import SearchOptions
+from greedyprune.sites import Site, installed
 
 ROUNDS = 5  # all widths of a site are timed in turn, so often: what else the device does meets all of them
 RUNS = 3  # calls of each in a round
 
-Table = dict[str, Any]
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Median milliseconds of the deployed detector.
+
+    Attributes:
+        dense: of the whole dense detector, for the batch.
+        batch: images in it.
+        sites: site name -> (widths ascending, time of all that comes after the site's place at each).
+    """
+
+    dense: float
+    batch: int
+    sites: Mapping[str, tuple[Sequence[int], Sequence[float]]]
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> "LatencyTable":
+        """From what a study stores."""
+        sites = {name: (tuple(widths), tuple(times)) for name, (widths, times) in stored["sites"].items()}
+        return cls(float(stored["dense"]), int(stored["batch"]), sites)
 
 
-def measure_sites(model: Detector, sites: Sequence[Site], images: list[Tensor], step: Callable[[str], int]) -> Table:
-    """Time a site's part of the `deployed` model (half a layer, or a block of the backbone) at several widths.
+def measure_sites(bench: Bench, sites: Sequence[Site], images: list[Tensor], options: SearchOptions) -> LatencyTable:
+    """Time the deployed detector at several widths of every site, from the site on.
 
     Args:
-        model: the dense detector, on the device where it will run.
+        bench: the dense detector, on the device where it will run.
         sites: its sites.
         images: one batch.
-        step: the step of a site's width, by its kind.
-
-    Returns:
-        JSON values: `dense`, milliseconds of the whole model for the batch; `batch`, its images; `sites`: for each by
-        name its widths, ascending, and the median milliseconds at each.
+        options: the steps of widths.
     """
-    device = images[0].device
+    family, device = bench.family, images[0].device
+    inputs = family.inputs(bench.model, images)
     with torch.inference_mode():
-        table: Table = {"batch": len(images), "sites": {}}
+        fast = family.deployed(bench.model)
         runs = ROUNDS * RUNS
-        fast = deployed(model)
-        table["dense"] = float(np.median(call_times(lambda: fast(images), device, 2, runs)))
-        prefix = begin(fast.features(images))
-        inputs = _block_inputs(fast, sites, images)
-        state = dict(model.state_dict())
-        for site in sites:
-            if site.part != "backbone":
-                prefix = advance(model, prefix, site_place(site))
-            widths = width_grid(site, step(site.kind))
-            cuts = [slim_tensors(site, state, _first(site, width)) for width in widths]
-            parts = [_block(model, site, tensors, inputs) or _half_layer(model, prefix) for tensors in cuts]
-            times: list[list[float]] = [[] for _ in widths]
+        dense = call_times(lambda: family.answer(fast, inputs, last_only=True), device, 2, runs)
+    table = {}
+    tape = Tape.of_inputs(inputs)
+    for site in sites:
+        grid = width_grid(site, options.step(site))
+        changes = [shape_change([site], bench.state, {site.name: width}) for width in grid]
+        place = bench.felt(changes[0])
+        here = tape if place in (None, END) else bench.replay(last_only=True).forwarded(tape, place)
+        passes: list[Replay] = []
+        for change in changes:
+            with installed(bench.model, change):
+                passes.append(bench.replay(last_only=True, fast=True))
+        times: list[list[float]] = [[] for _ in grid]
+        with torch.inference_mode():
             for _ in range(ROUNDS):
-                for own, tensors, part in zip(times, cuts, parts, strict=True):
-                    with replaced(model, tensors):
-                        own += call_times(part, device, 1, RUNS)
-            table["sites"][site.name] = [widths, [float(np.median(own)) for own in times]]
-    return table
-
-
-def _half_layer(model: Detector, prefix: Any) -> Callable[[], Any]:
-    here: Place = prefix.place
-    after = Place(here.decoder, here.layer + 1) if here.ffn else Place(here.decoder, here.layer, True)
-    return lambda: advance(model, prefix, after)
-
-
-def _block_name(site: Site) -> str:
-    return site.reads.removesuffix(".weight").rpartition(".")[0]
-
-
-def _block_inputs(model: Detector, sites: Sequence[Site], images: list[Tensor]) -> dict[str, tuple[Any, ...]]:
-    """What each block of the backbone that has sites gets, by its name."""
-    inputs: dict[str, tuple[Any, ...]] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        return lambda module, args: inputs.update({name: args})
-
-    with ExitStack() as stack:
-        for name in {_block_name(site) for site in sites if site.part == "backbone"}:
-            stack.callback(model.get_submodule(name).register_forward_pre_hook(keep(name)).remove)
-        model.features(images)
-    return inputs
-
-
-def _block(
-    model: Detector, site: Site, tensors: Mapping[str, Tensor], inputs: Mapping[str, tuple[Any, ...]]
-) -> Callable[[], Any] | None:
-    """The block of the backbone around a site, as it is deployed with these tensors; None: the site is in no block."""
-    if site.part != "backbone":
-        return None
-    name = _block_name(site)
-    with replaced(model, tensors):
-        block = folded(model.get_submodule(name))
-    return lambda: block(*inputs[name])
-
-
-def _first(site: Site, width: int) -> list[int]:
-    """The first channels of every group: which ones makes no difference to the time."""
-    each = width // site.groups
-    return [group * site.group_width + channel for group in range(site.groups) for channel in range(each)]
+                for own, replay in zip(times, passes, strict=True):
+                    own += call_times(lambda replay=replay: replay.answer(here), device, 1, RUNS)
+        table[site.name] = (grid, [float(np.median(own)) for own in times])
+    return LatencyTable(float(np.median(dense)), len(images), table)
