@@ -86,7 +86,8 @@ class DABDecoder(Decoder):
                 decoded.append(Decoded(index, self.norm(content), around))
             if index != last:
                 around = self.refine(index, content, reference)
-                reference = around.detach()
+                # Training cuts the path through the reference, as published; what the answer depends on does not.
+                reference = around.detach() if self.training else around
         return decoded
 
     def _modulated(self, index: int, sine: Tensor, content: Tensor, reference: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ class Bench:
         images, _ = next(batches.iterate())
         self._order = Order(self.model, self._forward(self.model, False), family.inputs(self.model, images))
         self._begins = {module: site.begins for site in sites if site.begins for module in site_modules(site)}
-        self.origin = self.place({module for site in sites for module in site_modules(site)})
+        self._modules = {module for site in sites for module in site_modules(site)}
+        self.origin = self.place(self._modules)
         self._known = {last_only: Known() for last_only in (False, True)}
 
     def place(self, modules: set[str]) -> Call | None:
@@ -101,9 +102,12 @@ class Bench:
 
     @property
     def mended_from(self) -> Call | None:
-        """The place from which on parts of the detector are mended one after another; what lies before is not."""
-        chain = [block for block in self.family.blocks(self.model) if block.chained]
-        return self.place(set(chain[0].learns)) if chain else self.origin
+        """The place before which nothing changes but blocks that are mended by themselves, if anything does."""
+        blocks = self.family.blocks(self.model)
+        singles = tuple(f"{block.ends}." for block in blocks if not block.chained)
+        chained = {module for block in blocks if block.chained for module in block.learns}
+        others = {module for module in self._modules if not f"{module}.".startswith(singles)}
+        return self.place(chained | others) if singles else self.origin
 
     def before(self, first: Call | None, second: Call | None) -> bool:
         """Whether one place lies before another."""

@@ -12,7 +12,6 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import collate
 from greedyprune.data.seeded import SeededItems, epoch_order, start_worker
 from greedyprune.data.transforms import train_transform
-from greedyprune.models import ModelInfo
 
 
 class Lessons:
@@ -22,7 +21,8 @@ class Lessons:
         dataset: the training set; its transform is replaced.
         ids: which images.
         augment: see `train_transform`.
-        info: the size that the model wants images in.
+        short_side: of the images, and
+        long_side: their longest side, as the model wants them, in pixels.
         batch_size: images in a batch.
         seed: of the order and the augmentation.
         device: where the batches are wanted.
@@ -34,14 +34,15 @@ class Lessons:
         dataset: CocoDetection,
         ids: Sequence[int],
         augment: str,
-        info: ModelInfo,
+        short_side: int,
+        long_side: int,
         batch_size: int,
         seed: int,
         device: torch.device,
         num_workers: int = 0,
     ) -> None:
         augmented = copy(dataset)
-        augmented.transform = train_transform(augment, info.short_side, info.long_side)
+        augmented.transform = train_transform(augment, short_side, long_side)
         position = {image: index for index, image in enumerate(dataset.image_ids)}
         self._images = Subset(augmented, [position[image] for image in ids])
         self._batch_size, self._seed, self._device, self._num_workers = batch_size, seed, device, num_workers
