@@ -1,7 +1,8 @@
 """Everything that the engine may ask of a detector."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from greedyprune.answer import Answer
+from greedyprune.errors import UserError
+from greedyprune.ranges import Range
 from greedyprune.sites import Change, Site, Widths, put
 
 Target = Mapping[str, Tensor]  # `labels` int64 [n] and `boxes` [n, 4] cxcywh in 0..1 of one image
@@ -55,7 +58,7 @@ class Layout(ABC):
     """A way of writing widths as a list."""
 
     @abstractmethod
-    def written(self, widths: Widths) -> list[Any]:
+    def written(self, widths: Widths) -> Any:
         """Widths as JSON values; sites that are not named are dense."""
 
     @abstractmethod
@@ -69,6 +72,37 @@ class Layout(ABC):
         Raises:
             UserError: it is no such list, or its widths do not fit the detector.
         """
+
+
+class FlatLayout(Layout):
+    """Widths as `{site: width}` of the sites that are not full; for families without a list of their own.
+
+    Args:
+        sites: of the dense detector.
+    """
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self.sites = {site.name: site for site in sites}
+
+    def written(self, widths: Widths) -> Any:
+        return {name: width for name, width in widths.items() if width != self.sites[name].full}
+
+    def parsed(self, value: Any, name: str) -> dict[str, int]:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise UserError(f"{name} is no JSON; expected {{site: width}}") from None
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} is no object; expected {{site: width}}")
+        for key, width in value.items():
+            if key not in self.sites:
+                raise UserError(f"{name}: {key!r} is no site; the sites are {', '.join(self.sites)}")
+            site = self.sites[key]
+            Range(int, site.least, site.full).check(width, f"{name}: {site.label}")
+            if width % site.grain:
+                raise UserError(f"{name}: {site.label} is {width}, it must be a multiple of {site.grain}")
+        return {key: value.get(key, site.full) for key, site in self.sites.items()}
 
 
 class Family(ABC):
@@ -91,16 +125,12 @@ class Family(ABC):
         """Whether a model is of this family."""
 
     @abstractmethod
-    def sites(self, model: nn.Module) -> tuple[Site, ...]:
+    def sites(self, model: nn.Module) -> Iterable[Site]:
         """The sites of a model, front to back, with the widths that it has now as their full values."""
 
     @abstractmethod
     def layout(self, model: nn.Module) -> Layout:
-        """The list form of the widths of a model and its dense twin."""
-
-    @abstractmethod
-    def dense_widths(self, model: nn.Module) -> dict[str, int]:
-        """The width of every site that the model had before it was pruned."""
+        """The list form of the widths of a model and of its dense twin."""
 
     @abstractmethod
     def info(self, model: nn.Module) -> Info:

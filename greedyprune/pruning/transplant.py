@@ -27,7 +27,7 @@ def transplant(family: Family, model: nn.Module, kept: Mapping[str, Sequence[int
     Raises:
         UserError: kept sets that do not fit the model.
     """
-    return family.slim(model, kept_change(family.sites(model), model.state_dict(), kept))
+    return family.slim(model, kept_change(tuple(family.sites(model)), model.state_dict(), kept))
 
 
 def masked(family: Family, model: nn.Module, kept: Mapping[str, Sequence[int]]) -> nn.Module:
