@@ -111,13 +111,15 @@ class Family(ABC):
     Attributes:
         name: what messages call it.
         parts: the parts of a detector that sites belong to, front to back.
-        searched: those that a search prunes unless told otherwise.
+        searched: those that a search prunes unless told otherwise,
+        published: and those that the published schedules prune.
         measured: modules whose cost is told beside that of the whole: label -> the module's name.
     """
 
     name: str
     parts: tuple[str, ...]
     searched: tuple[str, ...]
+    published: tuple[str, ...] = ()
     measured: Mapping[str, str] = {}
 
     @abstractmethod

@@ -28,6 +28,7 @@ class DetrFamily(Family):
     name = "DETR"
     parts = ("backbone", "encoder", "decoder", "heads", "queries", "layers")
     searched = ("encoder", "decoder", "heads", "queries", "layers")
+    published = ("encoder", "decoder")
     measured: Mapping[str, str] = {"Transformer": "transformer"}
 
     def owns(self, model: nn.Module) -> bool:

@@ -34,6 +34,10 @@ class LatencyTable:
     batch: int
     sites: Mapping[str, tuple[Sequence[int], Sequence[float]]]
 
+    def stored(self) -> dict[str, Any]:
+        """For a study."""
+        return {"dense": self.dense, "batch": self.batch, "sites": {n: list(t) for n, t in self.sites.items()}}
+
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "LatencyTable":
         """From what a study stores."""

@@ -46,6 +46,16 @@ class Material:
     room: Room
 
 
+class Telling(Protocol):
+    """Who is told what takes time, and how far mending is."""
+
+    @property
+    def doing(self) -> Callable[[str], None]: ...
+
+    @property
+    def mended(self) -> Callable[[int, int], None]: ...
+
+
 class Workshop:
     """What phases work with.
 
@@ -58,7 +68,7 @@ class Workshop:
         options: the search's.
         facts: where measurements are kept.
         material: what slim models are mended with; None: none is.
-        doing: is told what takes time.
+        telling: is told what takes time.
     """
 
     def __init__(
@@ -71,10 +81,10 @@ class Workshop:
         options: SearchOptions,
         facts: Facts,
         material: Material | None,
-        doing: Callable[[str], None],
+        telling: Telling,
     ) -> None:
         self.model, self.scoring, self.cutter, self.evaluator = model, scoring, cutter, evaluator
-        self.saving, self.options, self.material, self.doing = saving, options, material, doing
+        self.saving, self.options, self.material, self._telling = saving, options, material, telling
         self._facts = facts
         self._dense: list[Answer] | None = None
         self._mended: tuple[Widths, Change] | None = None
@@ -86,6 +96,10 @@ class Workshop:
     @property
     def sites(self) -> Sequence[Site]:
         return self.cutter.sites
+
+    def doing(self, text: str) -> None:
+        """Tell what takes time."""
+        self._telling.doing(text)
 
     def share(self, widths: Widths) -> float:
         """Share of the sites' dense cost that widths have."""
