@@ -8,9 +8,9 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from greedyprune.cfgs import Blocks
 from greedyprune.errors import UserError
 from greedyprune.models.batch import ImageBatch
+from greedyprune.models.layout import Blocks
 
 # Inner widths of a block of the first stage, which double with every further stage, and the blocks of every stage.
 _STAGES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -154,6 +154,14 @@ class Backbone(nn.Module):
     def blocks(self) -> dict[str, nn.Module]:
         """Its blocks by their names in it, front to back."""
         return _blocks(self)
+
+    @property
+    def inner_widths(self) -> Blocks:
+        """The inner widths of its blocks, front to back."""
+        return tuple(
+            tuple(child.weight.shape[0] for child in block.children() if isinstance(child, nn.Conv2d))[:-1]
+            for block in self.blocks.values()
+        )
 
     @property
     def channels(self) -> int:

@@ -1,6 +1,6 @@
 """Transformer layers that take their widths: the dense layer is the one whose widths are full."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -55,6 +55,18 @@ class Skipped(nn.Module):
 def present(layers: nn.ModuleList) -> list[tuple[int, nn.Module]]:
     """The layers that are not `Skipped`, each with its number."""
     return [(index, layer) for index, layer in enumerate(layers) if not isinstance(layer, Skipped)]
+
+
+def make_layers(
+    widths: Sequence[tuple[int, ...] | None], make: Callable[[int, tuple[int, ...]], nn.Module]
+) -> list[nn.Module]:
+    """Layers front to back.
+
+    Args:
+        widths: of every layer; None: it is left out.
+        make: a layer, of its number and its widths.
+    """
+    return [Skipped() if each is None else make(index, each) for index, each in enumerate(widths)]
 
 
 class MLP(nn.Module):
@@ -179,7 +191,7 @@ class EncoderLayer(Layer):
         attention: attends in place of a `PackedSelfAttention` of that width.
     """
 
-    def __init__(self, options: LayerOptions, widths: tuple[int, int], attention: nn.Module | None = None) -> None:
+    def __init__(self, options: LayerOptions, widths: Sequence[int], attention: nn.Module | None = None) -> None:
         attn_width, ffn_width = widths
         super().__init__(options, ffn_width)
         self.norm2 = nn.LayerNorm(options.dim)
@@ -212,7 +224,7 @@ class DecoderLayer(Layer):
         first: the first decoder layer also projects the query position into the cross-attention's content part.
     """
 
-    def __init__(self, options: LayerOptions, widths: tuple[int, int, int], first: bool) -> None:
+    def __init__(self, options: LayerOptions, widths: Sequence[int], first: bool) -> None:
         self_width, cross_width, ffn_width = widths
         super().__init__(options, ffn_width)
         dim, heads = options.dim, options.heads

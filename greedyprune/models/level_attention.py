@@ -1,5 +1,7 @@
 """Cross-attention that looks at every level apart, as in DN-DETR's published encoder-only variant."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +47,7 @@ class LevelDecoderLayer(DecoderLayer):
         levels: number of levels.
     """
 
-    def __init__(self, options: LayerOptions, widths: tuple[int, int, int], first: bool, levels: int) -> None:
+    def __init__(self, options: LayerOptions, widths: Sequence[int], first: bool, levels: int) -> None:
         super().__init__(options, widths, first)
         self_width, cross_width, _ = widths
         self.cross_attn = LevelAttention()

@@ -1,0 +1,1 @@
+"""Sites of models as data, and changes of their widths."""
