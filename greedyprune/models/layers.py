@@ -214,6 +214,20 @@ class EncoderLayer(Layer):
         return self.norm2(x + self.dropout(self.ffn(x)))
 
 
+class Asked(NamedTuple):
+    """What a decoder layer's self-attention asks.
+
+    Attributes:
+        content: `[B, N, dim]` of the queries.
+        pos: `[B, N, dim]` embedding of their boxes.
+        q: `[B, N, self width]` projection of both.
+    """
+
+    content: Tensor
+    pos: Tensor
+    q: Tensor
+
+
 class DecoderLayer(Layer):
     """Self-attention, conditional cross-attention and FFN of DAB-DETR (section 4.1 and figure 5), post-norm.
 
@@ -270,9 +284,9 @@ class DecoderLayer(Layer):
             `[B, N, dim]`.
         """
         split = self.self_attn.split
-        asked = self.sa_qcontent_proj(x) + self.sa_qpos_proj(query_pos)  # [B, N, self width]
+        asked = Asked(x, query_pos, self.sa_qcontent_proj(x) + self.sa_qpos_proj(query_pos))
         k = self.sa_kcontent_proj(x) + self.sa_kpos_proj(query_pos)
-        attended = self.self_attn(split(asked), split(k), split(self.sa_v_proj(x)), self_shown)
+        attended = self.self_attn(split(asked.q), split(k), split(self.sa_v_proj(x)), self_shown)
         x = self.norm1(x + self.dropout(attended))
 
         q, k, k_pos = self.ca_qcontent_proj(x), self.ca_kcontent_proj(memory), self.ca_kpos_proj(features.pos)
@@ -285,6 +299,6 @@ class DecoderLayer(Layer):
 
         return self.norm3(x + self.dropout(self.ffn(x)))
 
-    def cross(self, q: Tensor, k: Tensor, v: Tensor, features: Features, asked: Tensor) -> Tensor:
-        """Cross-attention `[B, N, dim]` of q, k, v `[B, heads, N or M, ...]`; `asked` are the self-attention's q."""
+    def cross(self, q: Tensor, k: Tensor, v: Tensor, features: Features, asked: Asked) -> Tensor:
+        """Cross-attention `[B, N, dim]` of q, k, v `[B, heads, N or M, ...]`, after the queries `asked` each other."""
         return self.cross_attn(q, k, v, features.shown)

@@ -130,7 +130,7 @@ def test_weights_without_a_gradient_are_told(kind):
 
 
 def test_widths_that_no_detector_has_are_refused():
-    with pytest.raises(UserError, match="cfgs names site 'boxes.0.0', which the model lacks"):
+    with pytest.raises(UserError, match=r"cfgs names site 'boxes\.0\.0', which the model lacks"):
         detector("dn_detr", {"boxes.0.0": 8})
-    with pytest.raises(UserError, match="cfgs: queries width 10 is wider than the dense model's 9"):
+    with pytest.raises(UserError, match=r"cfgs: queries width 10 is wider than the dense model's 9"):
         detector("dn_detr", {"queries": 10})
