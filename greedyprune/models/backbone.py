@@ -179,12 +179,13 @@ class Backbone(nn.Module):
         return list(self.body(*given).values())
 
     def padding(self, images: ImageBatch, size: torch.Size) -> Tensor | None:
-        """Padding `[B, h, w]` (True: there) of the last feature map, whose height and width are `size`; None: none."""
-        if images.padding is None:
-            return None
-        if isinstance(self.body, SmallResNet):  # the cells that it blanks, whatever the size
-            return images.padding[:, :: self.stride, :: self.stride]
-        return shrink_padding(images.padding, size)
+        """Padding `[B, h, w]` (True: there) of a feature map whose height and width are `size`; None: there is none."""
+        padding = images.padding
+        if padding is None or not isinstance(self.body, SmallResNet):
+            return None if padding is None else shrink_padding(padding, size)
+        while padding.shape[-2:] != size and max(padding.shape[-2:]) > 1:
+            padding = padding[:, ::2, ::2]  # the cells that it blanks after each convolution of stride 2
+        return padding
 
 
 def _blocks(network: nn.Module) -> dict[str, nn.Module]:

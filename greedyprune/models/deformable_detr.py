@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from greedyprune.answer import Answer
 from greedyprune.boxes import EPS
-from greedyprune.models.backbone import Backbone
+from greedyprune.models.backbone import Backbone, shrink_padding
 from greedyprune.models.batch import ImageBatch
 from greedyprune.models.deformable import (
     DeformableDecoder,
@@ -69,10 +69,14 @@ class PyramidDetector(Detector):
         coarser = range(1, self.options.num_feature_levels - len(own) + 1)
         return (*own, *(own[-1] * 2**step for step in coarser))
 
+    def padding(self, images: ImageBatch, size: torch.Size) -> Tensor | None:
+        return None if images.padding is None else shrink_padding(images.padding, size)
+
     def features(self, images: ImageBatch) -> Features:
         maps = self.input_proj(self.backbone(images))
         assert self.transformer.level_embed is not None
-        return pyramid_features(maps, images, self.transformer.level_embed, self.positions)
+        padding = [self.padding(images, level.shape[-2:]) for level in maps]
+        return pyramid_features(maps, padding, self.transformer.level_embed, self.positions)
 
 
 class DNDeformableEncoderDETR(PyramidDetector, DABDetector):

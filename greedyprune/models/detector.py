@@ -73,6 +73,10 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
+    def padding(self, images: ImageBatch, size: torch.Size) -> Tensor | None:
+        """Padding `[B, h, w]` (True: there) of a level of tokens, `size` high and wide; None: there is none."""
+        return self.feature_extractor.padding(images, size)
+
     def queries(self, features: Features, memory: Tensor) -> Queries:
         """The matching queries, of which a second stage makes its own from the memory `[B, M, dim]`."""
         raise NotImplementedError

@@ -117,7 +117,7 @@ class DNDETR(DABDetector):
 
     def features(self, images: ImageBatch) -> Features:
         maps = self.backbone(images)[-1]
-        padding = self.feature_extractor.padding(images, maps.shape[-2:])  # [B, h, w]
+        padding = self.padding(images, maps.shape[-2:])  # [B, h, w]
         shown = None if padding is None else ~padding.flatten(1)[:, None, None]
         if padding is None:
             padding = torch.zeros(maps.shape[0], *maps.shape[-2:], dtype=torch.bool, device=maps.device)

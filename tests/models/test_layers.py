@@ -152,6 +152,7 @@ def test_the_padding_shrinks_with_the_features():
     backbone, images = Backbone("small"), pad_images([torch.randn(3, 64, 96), torch.randn(3, 32, 64)])
     with torch.no_grad():
         (features,) = backbone(images)
+    assert backbone.padding(images, torch.Size((16, 24))).tolist() == images.padding[:, ::4, ::4].tolist()
     padding = backbone.padding(images, features.shape[-2:])
     assert not padding[0].any()
     assert padding[1].tolist() == [[False] * 4 + [True] * 2] * 2 + [[True] * 6] * 2
