@@ -82,7 +82,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         "weights": _fingerprint(args.backbone_weights if args.model else args.resume),
         **({"teacher": _fingerprint(args.teacher)} if args.teacher else {}),
         **{f"model.{name}": value for name, value in model.options.to_dict().items()},
-        "cfgs": str(model.cfgs),
+        "cfgs": model.options.layout.to_text(model.widths),
         **{f"model.{name}": value for name, value in dataclasses.asdict(model.info).items()},
         "training data": train_data.fingerprint,
         "training images": feed.images,

@@ -1,6 +1,5 @@
 """Everything that the engine may ask of a detector."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -11,9 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from greedyprune.answer import Answer
-from greedyprune.errors import UserError
-from greedyprune.ranges import Range
-from greedyprune.sites import Change, Site, Widths, put
+from greedyprune.sites import Change, Layout, Site, put
 
 Target = Mapping[str, Tensor]  # `labels` int64 [n] and `boxes` [n, 4] cxcywh in 0..1 of one image
 Loss = Callable[[Answer, Sequence[Target]], Tensor]
@@ -52,57 +49,6 @@ class Block:
     learns: tuple[str, ...]
     label: str
     chained: bool = True
-
-
-class Layout(ABC):
-    """A way of writing widths as a list."""
-
-    @abstractmethod
-    def written(self, widths: Widths) -> Any:
-        """Widths as JSON values; sites that are not named are dense."""
-
-    @abstractmethod
-    def parsed(self, value: Any, name: str) -> dict[str, int]:
-        """A width for every site, from a list, its text, or `{site: width}`.
-
-        Args:
-            value: what a user or a file gave.
-            name: what messages call it, as `--cfgs`.
-
-        Raises:
-            UserError: it is no such list, or its widths do not fit the detector.
-        """
-
-
-class FlatLayout(Layout):
-    """Widths as `{site: width}` of the sites that are not full; for families without a list of their own.
-
-    Args:
-        sites: of the dense detector.
-    """
-
-    def __init__(self, sites: Sequence[Site]) -> None:
-        self.sites = {site.name: site for site in sites}
-
-    def written(self, widths: Widths) -> Any:
-        return {name: width for name, width in widths.items() if width != self.sites[name].full}
-
-    def parsed(self, value: Any, name: str) -> dict[str, int]:
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                raise UserError(f"{name} is no JSON; expected {{site: width}}") from None
-        if not isinstance(value, Mapping):
-            raise UserError(f"{name} is no object; expected {{site: width}}")
-        for key, width in value.items():
-            if key not in self.sites:
-                raise UserError(f"{name}: {key!r} is no site; the sites are {', '.join(self.sites)}")
-            site = self.sites[key]
-            Range(int, site.least, site.full).check(width, f"{name}: {site.label}")
-            if width % site.grain:
-                raise UserError(f"{name}: {site.label} is {width}, it must be a multiple of {site.grain}")
-        return {key: value.get(key, site.full) for key, site in self.sites.items()}
 
 
 class Family(ABC):

@@ -11,7 +11,6 @@ from greedyprune.answer import Answer
 from greedyprune.families.base import Block, Family, Info, Layout, Loss
 from greedyprune.families.detr_sites import detr_sites
 from greedyprune.models import Detector, load_model, postprocess, save_checkpoint
-from greedyprune.models.backbone import shrink_padding
 from greedyprune.models.batch import ImageBatch, pad_images
 from greedyprune.models.criterion import Criterion
 from greedyprune.models.deformable import DeformableDecoderLayer
@@ -38,7 +37,7 @@ class DetrFamily(Family):
         return detr_sites(_detector(model))
 
     def layout(self, model: nn.Module) -> Layout:
-        return _detector(model).layout
+        return _detector(model).options.layout
 
     def info(self, model: nn.Module) -> Info:
         return _detector(model).info
@@ -97,18 +96,14 @@ class DetrFamily(Family):
         detector = _detector(model)
         if images.padding is None or module.startswith("transformer.decoder"):
             return None
-        padding = images.padding
-        if output.dim() == 4:  # every layer of stride 2 leaves each second row and column
-            while padding.shape[-2:] != output.shape[-2:]:
-                padding = padding[:, ::2, ::2]
-            return ~padding
-        height, width = padding.shape[-2:]
+        if output.dim() == 4:
+            found = detector.feature_extractor.padding(images, output.shape[-2:])
+            return None if found is None else ~found
+        height, width = images.padding.shape[-2:]
         # Every convolution of stride 2 rounds up.
         sizes = [torch.Size((-(-height // stride), -(-width // stride))) for stride in detector.strides]
-        if len(sizes) > 1:
-            return ~torch.cat([shrink_padding(padding, size).flatten(1) for size in sizes], dim=1)
-        level = detector.feature_extractor.padding(images, sizes[0])
-        return None if level is None else ~level.flatten(1)
+        levels = [detector.padding(images, size) for size in sizes]
+        return ~torch.cat([level.flatten(1) for level in levels if level is not None], dim=1)
 
 
 def _detector(model: nn.Module) -> Detector:

@@ -20,14 +20,15 @@ def detr_sites(model: Detector) -> Iterator[Site]:
     yield from _mlps(model, "encoder", "query_scale")
     for index, _ in present(model.transformer.encoder.layers):
         prefix, layer, label = f"transformer.encoder.layers.{index}", f"encoder.{index}", f"encoder layer {index}"
-        yield _layer(layer, label, prefix)
+        yield _layer(layer, label, (prefix,))
         yield _attention(model, layer, "attn", label, prefix, "self_attn")
         yield _ffn(model, layer, label, prefix)
     yield _queries(model)
     yield from _mlps(model, "decoder", "query_scale", "ref_point_head", "ref_anchor_head")
     for index, _ in present(model.transformer.decoder.layers):
         prefix, layer, label = f"transformer.decoder.layers.{index}", f"decoder.{index}", f"decoder layer {index}"
-        yield _layer(layer, label, prefix, answers=(index,), one_of="decoder layers")
+        heads = [f"{name}.{index}" for name in ("class_embed", "bbox_embed") if _own_heads(model)]
+        yield _layer(layer, label, (prefix, *heads), answers=(index,), one_of="decoder layers")
         yield _attention(model, layer, "self", label, prefix, "self_attn")
         yield _attention(model, layer, "cross", label, prefix, "cross_attn")
         yield _ffn(model, layer, label, prefix)
@@ -59,14 +60,16 @@ def _backbone(model: Detector) -> Iterator[Site]:
             )
 
 
-def _layer(name: str, label: str, module: str, answers: tuple[int, ...] = (), one_of: str = "") -> Site:
+def _layer(
+    name: str, label: str, modules: tuple[str, ...], answers: tuple[int, ...] = (), one_of: str = ""
+) -> Site:
     return CountSite(
         name=name,
         label=label,
         part="layers",
         full=1,
         least=0,
-        skips=(module,),
+        skips=(modules,),
         replacement=Skipped,
         answers=answers,
         one_of=one_of,
@@ -221,14 +224,23 @@ def _mlps(model: Detector, part: str, *names: str) -> Iterator[Site]:
             yield _between(model, f"{module}.layers.0", f"{module}.layers.1", MLP_STEP, **about)
 
 
+def _own_heads(model: Detector) -> bool:
+    """Whether every decoder layer has heads of its own."""
+    heads = model.bbox_embed
+    return isinstance(heads, nn.ModuleList) and len({id(head) for head in heads}) == len(heads) > 1
+
+
 def _boxes(model: Detector) -> Iterator[Site]:
     """The box heads, each with two hidden widths; one that layers share is there once."""
     names = {id(module): name for name, module in model.named_modules()}
-    heads = model.bbox_embed
-    several = isinstance(heads, nn.ModuleList) and len({id(head) for head in heads}) > 1
+    heads, own = model.bbox_embed, _own_heads(model)
+    assert isinstance(heads, nn.Module)
     for index, head in enumerate(heads if isinstance(heads, nn.ModuleList) else [heads]):
-        if isinstance(head, MLP) and (several or index == 0):
-            module, own = names[id(head)], f"boxes.{index}" if several else "boxes"
-            for hidden in range(len(head.layers) - 1):
-                about = {"name": f"{own}.{hidden}", "label": f"{own}: hidden layer {hidden}", "part": "heads", "sort": "mlp"}
-                yield _between(model, f"{module}.layers.{hidden}", f"{module}.layers.{hidden + 1}", MLP_STEP, **about)
+        if not isinstance(head, MLP) or (index and not own):
+            continue
+        module, name = names[id(head)], f"boxes.{index}" if own else "boxes"
+        inside = f"decoder.{index}" if own and index < len(model.transformer.decoder.layers) else ""
+        for hidden in range(len(head.layers) - 1):
+            about = {"name": f"{name}.{hidden}", "label": f"{name}: hidden layer {hidden}", "inside": inside}
+            about |= {"part": "heads", "sort": "mlp"}
+            yield _between(model, f"{module}.layers.{hidden}", f"{module}.layers.{hidden + 1}", MLP_STEP, **about)

@@ -8,9 +8,9 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from greedyprune.cfgs import Blocks
 from greedyprune.errors import UserError
 from greedyprune.models.batch import ImageBatch
+from greedyprune.models.layout import Blocks
 
 # Inner widths of a block of the first stage, which double with every further stage, and the blocks of every stage.
 _STAGES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -156,6 +156,14 @@ class Backbone(nn.Module):
         return _blocks(self)
 
     @property
+    def inner_widths(self) -> Blocks:
+        """The inner widths of its blocks, front to back."""
+        return tuple(
+            tuple(child.weight.shape[0] for child in block.children() if isinstance(child, nn.Conv2d))[:-1]
+            for block in self.blocks.values()
+        )
+
+    @property
     def channels(self) -> int:
         """Channels of the last feature map."""
         return self.level_channels[-1]
@@ -171,12 +179,13 @@ class Backbone(nn.Module):
         return list(self.body(*given).values())
 
     def padding(self, images: ImageBatch, size: torch.Size) -> Tensor | None:
-        """Padding `[B, h, w]` (True: there) of the last feature map, whose height and width are `size`; None: none."""
-        if images.padding is None:
-            return None
-        if isinstance(self.body, SmallResNet):  # the cells that it blanks, whatever the size
-            return images.padding[:, :: self.stride, :: self.stride]
-        return shrink_padding(images.padding, size)
+        """Padding `[B, h, w]` (True: there) of a feature map whose height and width are `size`; None: there is none."""
+        padding = images.padding
+        if padding is None or not isinstance(self.body, SmallResNet):
+            return None if padding is None else shrink_padding(padding, size)
+        while padding.shape[-2:] != size and max(padding.shape[-2:]) > 1:
+            padding = padding[:, ::2, ::2]  # the cells that it blanks after each convolution of stride 2
+        return padding
 
 
 def _blocks(network: nn.Module) -> dict[str, nn.Module]:

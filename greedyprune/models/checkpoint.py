@@ -11,7 +11,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from greedyprune.cfgs import Cfgs, parse_cfgs, site_words
 from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
 from greedyprune.models.detector import Detector
@@ -39,7 +38,7 @@ def save_checkpoint(model: Detector, path: str | Path, extra: Mapping[str, str] 
         "format": FORMAT,
         "model": model_name(model),
         "options": model.options.to_dict(),
-        "cfgs": model.cfgs.to_list(),
+        "cfgs": model.options.layout.to_list(model.widths),
         "info": asdict(model.info),
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in own_tensors(model).items()}
@@ -154,19 +153,21 @@ def _unshare(state: State, further: Mapping[str, str], place: str) -> State:
     return {key: value for key, value in state.items() if key not in further}
 
 
-def load_model(path: str | Path, cfgs: str | Sequence[Any] | Cfgs | None = None, **overrides: Any) -> Detector:
+def load_model(
+    path: str | Path, cfgs: str | Sequence[Any] | Mapping[str, int] | None = None, **overrides: Any
+) -> Detector:
     """A detector from a checkpoint alone: its shape, options and class names come from the file.
 
     Args:
         path: a file of this project, or a published one, whose shape is inferred from its tensors.
-        cfgs: the widths that the caller expects.
+        cfgs: the widths that the caller expects; see `DetrLayout.parse`.
         overrides: options that a published file does not tell (`heads`, `dilation`, temperatures, `whole_heads`).
 
     Returns:
         The model in eval mode.
 
     Raises:
-        UserError: the file cannot be used, or its widths are not `cfgs`: names the first layer that differs.
+        UserError: the file cannot be used, or its widths are not `cfgs`: names the first site that differs.
     """
     state, about, arguments = read_checkpoint(path)
     state = as_float32(convert_keys(state))
@@ -176,7 +177,7 @@ def load_model(path: str | Path, cfgs: str | Sequence[Any] | Cfgs | None = None,
         options, widths = infer_shape(state, arguments, overrides, f"checkpoint {path}")
         model = MODELS[model_of(options)].model(options, widths)
     if cfgs is not None:
-        _expect(model.cfgs, parse_cfgs(cfgs), path)
+        _expect(model, cfgs, path)
     return _load(model, state, f"checkpoint {path}").eval()
 
 
@@ -195,7 +196,7 @@ def _build_described(about: Mapping[str, Any], overrides: Mapping[str, Any], pat
         model = build_model(about["model"], about["cfgs"], info=ModelInfo(**info), **options)
         heads = bool(about["options"].get("whole_heads"))
         # The tensors of a slim attention may fit either way; what it computes is another thing.
-        if model.options.whole_heads != heads and model.cfgs != model.options.dense_cfgs():
+        if model.options.whole_heads != heads and model.widths != model.options.dense_widths():
             raise UserError(f"it is slim, and was {'' if heads else 'not '}pruned by whole heads: that cannot change")
         return model
     except UserError as error:
@@ -205,11 +206,20 @@ def _build_described(about: Mapping[str, Any], overrides: Mapping[str, Any], pat
         raise UserError(f"checkpoint {path} has damaged metadata: it describes no model ({detail})") from None
 
 
-def _expect(found: Cfgs, expected: Cfgs, path: str | Path) -> None:
-    have, want = found.widths("all"), expected.over(found.dense_backbone).widths("all")
-    for site in [*have, *want]:
-        if have.get(site) != want.get(site):
+def _expect(model: Detector, cfgs: str | Sequence[Any] | Mapping[str, int], path: str | Path) -> None:
+    """Refuse a model with other widths than these."""
+    layout, have = model.options.layout, model.widths
+    try:
+        want = layout.parse(cfgs)
+    except UserError as error:
+        raise UserError(f"{error}; in checkpoint {path} they are {_shortened(layout.to_text(have))}") from None
+    for site, width in want.items():
+        if have[site] != width:
             raise UserError(
-                f"--cfgs does not match checkpoint {path}: {site_words(site)} is "
-                f"{want.get(site, 'absent')} in --cfgs and {have.get(site, 'absent')} in the checkpoint"
+                f"--cfgs does not match checkpoint {path}: {layout.label(site)} is {width} in --cfgs and "
+                f"{have[site]} in the checkpoint"
             )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:76]}..."

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from greedyprune.models.deformable_attention import DeformableAttention, DeformableSelfAttention
 from greedyprune.models.features import Features, Levels, Queries
-from greedyprune.models.layers import MLP, EncoderLayer, Layer, LayerOptions, PackedSelfAttention, present
+from greedyprune.models.layers import MLP, EncoderLayer, Layer, LayerOptions, PackedSelfAttention, make_layers, present
 from greedyprune.models.options import PyramidOptions
 from greedyprune.models.position import BoxPositions
 from greedyprune.models.transformer import Decoded, Decoder, Encoder, Transformer
@@ -22,17 +22,16 @@ class DeformableEncoder(Encoder):
 
     Args:
         options: of the detector.
-        widths: `(attn, ffn)` of every layer.
+        widths: `(attn, ffn)` of every layer; None: it is left out.
     """
 
-    def __init__(self, options: PyramidOptions, widths: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, options: PyramidOptions, widths: Sequence[tuple[int, ...] | None]) -> None:
         layer, places = options.layer, (options.num_feature_levels, options.enc_n_points)
-        super().__init__(
-            [
-                EncoderLayer(layer, each, DeformableSelfAttention(layer.dim, each[0], layer.heads, *places))
-                for each in widths
-            ]
-        )
+
+        def make(index: int, each: tuple[int, ...]) -> EncoderLayer:
+            return EncoderLayer(layer, each, DeformableSelfAttention(layer.dim, each[0], layer.heads, *places))
+
+        super().__init__(make_layers(widths, make))
 
     def forward(self, features: Features) -> Tensor:
         x = features.tokens
@@ -51,7 +50,7 @@ class DeformableDecoderLayer(Layer):
         points: points that a head samples in each.
     """
 
-    def __init__(self, options: LayerOptions, widths: tuple[int, int, int], levels: int, points: int) -> None:
+    def __init__(self, options: LayerOptions, widths: Sequence[int], levels: int, points: int) -> None:
         self_width, cross_width, ffn_width = widths
         super().__init__(options, ffn_width)
         dim, heads = options.dim, options.heads
@@ -89,8 +88,8 @@ class DeformableDecoder(Decoder):
         dim: channels of queries and memory.
         layers: the decoder layers.
         bbox_embed: a box head for every layer, shared with the detector.
-        anchors: layers make their position embedding from their boxes (DAB-DETR, section 4.2), instead of all taking
-            the queries' own.
+        anchors: layers make their position embedding from their boxes (DAB-DETR, section 4.2), with so many hidden
+            channels in its scale and in itself; None: all take the queries' own.
         refines: a layer starts from the boxes of the one before it, instead of all from the queries' references.
         eps: see `inverse_sigmoid`.
     """
@@ -100,14 +99,14 @@ class DeformableDecoder(Decoder):
         dim: int,
         layers: Sequence[nn.Module],
         bbox_embed: nn.ModuleList,
-        anchors: bool,
+        anchors: tuple[int, int] | None,
         refines: bool,
         eps: float,
     ) -> None:
         super().__init__(layers, eps)
         self.dim, self.refines = dim, refines
-        self.query_scale = MLP(dim, (dim,), dim) if anchors else None
-        self.ref_point_head = MLP(2 * dim, (dim,), dim) if anchors else None
+        self.query_scale = MLP(dim, (anchors[0],), dim) if anchors else None
+        self.ref_point_head = MLP(2 * dim, (anchors[1],), dim) if anchors else None
         self.bbox_embed = bbox_embed
         self.positions = BoxPositions(dim // 2)
 

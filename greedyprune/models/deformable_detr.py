@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -9,8 +10,7 @@ from torch import Tensor, nn
 
 from greedyprune.answer import Answer
 from greedyprune.boxes import EPS
-from greedyprune.cfgs import Cfgs
-from greedyprune.models.backbone import Backbone
+from greedyprune.models.backbone import Backbone, shrink_padding
 from greedyprune.models.batch import ImageBatch
 from greedyprune.models.deformable import (
     DeformableDecoder,
@@ -21,7 +21,8 @@ from greedyprune.models.deformable import (
 from greedyprune.models.detector import Detector
 from greedyprune.models.dn_detr import DABDetector, anchors
 from greedyprune.models.features import Features, Queries
-from greedyprune.models.layers import MLP, DecoderLayer
+from greedyprune.models.layers import MLP, DecoderLayer, Skipped, make_layers, present
+from greedyprune.models.layout import QUERIES, box_sites, mlp_site
 from greedyprune.models.level_attention import LevelDecoderLayer
 from greedyprune.models.options import (
     DeformableDecoderOptions,
@@ -42,7 +43,7 @@ class PyramidDetector(Detector):
 
     Args:
         options: everything else that gives it its shape.
-        cfgs: a width for every site; None: dense.
+        widths: see `Detector`.
         info: what its labels mean.
     """
 
@@ -50,10 +51,13 @@ class PyramidDetector(Detector):
     # Whether the position of a cell is its centre or its number; see `image_positions`.
     position_offset = 0.0
 
-    def __init__(self, options: DetectorOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
-        super().__init__(options, cfgs, info)
-        levels = self.options.num_feature_levels
-        backbone = Backbone(options.backbone, options.dilation, levels, self.cfgs.backbone)
+    def __init__(
+        self, options: DetectorOptions, widths: Mapping[str, int] | None = None, info: ModelInfo | None = None
+    ) -> None:
+        super().__init__(options, widths, info)
+        levels, layout = self.options.num_feature_levels, options.layout
+        inner = layout.backbone.numbers(layout.check(widths or {}))
+        backbone = Backbone(options.backbone, options.dilation, levels, inner)
         self.backbone = nn.Sequential(backbone)
         self.input_proj = LevelProjections(backbone.level_channels, options.hidden_dim, levels)
         temperatures = self.options.temperature_h, self.options.temperature_w
@@ -65,10 +69,14 @@ class PyramidDetector(Detector):
         coarser = range(1, self.options.num_feature_levels - len(own) + 1)
         return (*own, *(own[-1] * 2**step for step in coarser))
 
+    def padding(self, images: ImageBatch, size: torch.Size) -> Tensor | None:
+        return None if images.padding is None else shrink_padding(images.padding, size)
+
     def features(self, images: ImageBatch) -> Features:
         maps = self.input_proj(self.backbone(images))
         assert self.transformer.level_embed is not None
-        return pyramid_features(maps, images, self.transformer.level_embed, self.positions)
+        padding = [self.padding(images, level.shape[-2:]) for level in maps]
+        return pyramid_features(maps, padding, self.transformer.level_embed, self.positions)
 
 
 class DNDeformableEncoderDETR(PyramidDetector, DABDetector):
@@ -76,13 +84,13 @@ class DNDeformableEncoderDETR(PyramidDetector, DABDetector):
 
     options: DNDeformableEncoderOptions
 
-    def _encoder(self) -> Encoder:
-        return DeformableEncoder(self.options, self.cfgs.encoder)
+    def _encoder(self, widths: Mapping[str, int]) -> Encoder:
+        return DeformableEncoder(self.options, self.options.layout.encoder.layers(widths))
 
-    def _decoder_layer(self, widths: tuple[int, int, int], first: bool) -> DecoderLayer:
+    def _decoder_layer(self, index: int, widths: tuple[int, ...]) -> DecoderLayer:
         if self.options.level_attention:
-            return LevelDecoderLayer(self.options.layer, widths, first, self.options.num_feature_levels)
-        return super()._decoder_layer(widths, first)
+            return LevelDecoderLayer(self.options.layer, widths, index == 0, self.options.num_feature_levels)
+        return super()._decoder_layer(index, widths)
 
     def _levels(self) -> int:
         return self.options.num_feature_levels
@@ -93,37 +101,46 @@ class DeformableDetector(PyramidDetector):
 
     Args:
         options: everything else that gives it its shape.
-        cfgs: a width for every site; None: dense.
+        widths: see `Detector`.
         info: what its labels mean.
     """
 
     options: DeformableDecoderOptions
     transformer: DeformableTransformer
-    num_proposals: int  # queries of a second stage
     position_offset = -0.5
     # Queries are boxes, of which every decoder layer makes its position embedding; else they are learned embeddings.
     anchored = False
     eps = EPS
 
     def __init__(
-        self, options: DeformableDecoderOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None
+        self, options: DeformableDecoderOptions, widths: Mapping[str, int] | None = None, info: ModelInfo | None = None
     ) -> None:
-        super().__init__(options, cfgs, info)
-        dim = options.hidden_dim
+        super().__init__(options, widths, info)
+        layout, dim = options.layout, options.hidden_dim
+        full = layout.check(widths or {})
         places = options.num_feature_levels, options.dec_n_points
-        layers = [DeformableDecoderLayer(options.layer, widths, *places) for widths in self.cfgs.decoder]
-        bbox_embed = self._heads(MLP(dim, (dim, dim), 4))
+        layers = make_layers(
+            layout.decoder.layers(full), lambda _, each: DeformableDecoderLayer(options.layer, each, *places)
+        )
+        # The numbers of the heads, and the widths of each one's box head; a layer that is gone takes its own along.
+        heads = [*range(options.dec_layers + options.two_stage)]
+        hidden = [tuple(full[name] for name in box_sites(head if options.refines else None)) for head in heads]
+        gone = [head for head in heads if not hidden[head][0]]
+        boxes = {each: MLP(dim, each, 4) for each in dict.fromkeys(hidden) if each[0]}
+        bbox_embed = self._heads(gone, lambda head: boxes[hidden[head]])
+        anchors = None
+        if self.anchored:
+            anchors = full[mlp_site("decoder", "query_scale")], full[mlp_site("decoder", "ref_point_head")]
         self.transformer = DeformableTransformer(
-            DeformableEncoder(options, self.cfgs.encoder),
-            DeformableDecoder(dim, layers, bbox_embed, self.anchored, options.refines, self.eps),
+            DeformableEncoder(options, layout.encoder.layers(full)),
+            DeformableDecoder(dim, layers, bbox_embed, anchors, options.refines, self.eps),
             options,
             options.two_stage,
             points=not self.anchored,
         )
-        self.num_proposals = options.num_queries
         self.bbox_embed = bbox_embed  # of the two names in a state dict the detector's own one counts
-        for index, head in enumerate(cast("list[MLP]", list(bbox_embed))):
-            last = head.layers[-1]
+        for index, head in present(bbox_embed):
+            last = cast(MLP, head).layers[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)  # every box starts as its reference
             nn.init.zeros_(last.bias)
@@ -132,12 +149,13 @@ class DeformableDetector(PyramidDetector):
         # Focal loss starts from a foreground probability of 0.01 (Lin et al. 2017, section 4.1).
         classes = nn.Linear(dim, options.num_classes)
         nn.init.constant_(classes.bias, -math.log((1 - 0.01) / 0.01))
-        self.class_embed = self._heads(classes)
+        self.class_embed = self._heads(gone, lambda _: classes)
 
-    def _heads(self, head: nn.Module) -> nn.ModuleList:
-        """A head for every decoder layer and the proposals: each its own, or one under all names."""
-        count = self.options.dec_layers + self.options.two_stage
-        return nn.ModuleList(copy.deepcopy(head) if self.options.refines else head for _ in range(count))
+    def _heads(self, gone: list[int], head_of: Callable[[int], nn.Module]) -> nn.ModuleList:
+        """A head for every decoder layer and the proposals: copies, or where layers share one the same throughout."""
+        heads = range(self.options.dec_layers + self.options.two_stage)
+        made = (Skipped() if head in gone else head_of(head) for head in heads)
+        return nn.ModuleList(copy.deepcopy(head) if self.options.refines else head for head in made)
 
     def classify(self, index: int, states: Tensor) -> Tensor:
         return self.class_embed[index](states)
@@ -177,12 +195,15 @@ class DNDeformableDETR(DeformableDetector):
     label_enc: nn.Embedding
     anchored = True
 
-    def __init__(self, options: DNDeformableOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
-        super().__init__(options, cfgs, info)
+    def __init__(
+        self, options: DNDeformableOptions, widths: Mapping[str, int] | None = None, info: ModelInfo | None = None
+    ) -> None:
+        super().__init__(options, widths, info)
         self.label_enc = nn.Embedding(options.num_classes + 1, options.hidden_dim - 1)
         if not options.two_stage:
-            self.tgt_embed = nn.Embedding(options.num_queries, options.hidden_dim - 1)
-            self.refpoint_embed = anchors(options.num_queries, options.random_refpoints_xy)
+            queries = options.layout.check(widths or {})[QUERIES]
+            self.tgt_embed = nn.Embedding(queries, options.hidden_dim - 1)
+            self.refpoint_embed = anchors(queries, options.random_refpoints_xy)
 
     @property
     def query_tables(self) -> tuple[nn.Embedding, ...]:
@@ -204,10 +225,13 @@ class DeformableDETR(DeformableDetector):
     options: DeformableOptions
     eps = 1e-5
 
-    def __init__(self, options: DeformableOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
-        super().__init__(options, cfgs, info)
+    def __init__(
+        self, options: DeformableOptions, widths: Mapping[str, int] | None = None, info: ModelInfo | None = None
+    ) -> None:
+        super().__init__(options, widths, info)
         if not options.two_stage:
-            self.query_embed = nn.Embedding(options.num_queries, 2 * options.hidden_dim)
+            queries = options.layout.check(widths or {})[QUERIES]
+            self.query_embed = nn.Embedding(queries, 2 * options.hidden_dim)
 
     @property
     def query_tables(self) -> tuple[nn.Embedding, ...]:

@@ -1,6 +1,6 @@
 """What every detector is: images to features, features to boxes, with the widths of its sites."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,32 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from greedyprune.answer import Answer
-from greedyprune.cfgs import Cfgs, check_cfgs
 from greedyprune.models.answer import DenoisingAnswer, DetrAnswer
 from greedyprune.models.backbone import Backbone
 from greedyprune.models.batch import ImageBatch, as_batch
 from greedyprune.models.denoising import Denoising, denoising_queries
 from greedyprune.models.features import Features, Queries
 from greedyprune.models.layers import present
+from greedyprune.models.layout import QUERIES
 from greedyprune.models.matcher import Target
 from greedyprune.models.options import DetectorOptions, ModelInfo
 from greedyprune.models.transformer import Decoded, Transformer
+from greedyprune.models.widths import read_widths
 
 
 class Detector(nn.Module):
-    """A detector with the widths of `cfgs`; the base class of all of them.
+    """A detector with widths of its own; the base class of all of them.
 
     A kind of detector builds its parts, and says how it makes features, queries and predictions.
 
     Args:
         options: everything else that gives it its shape.
-        cfgs: a width for every site; None: dense.
+        widths: site name -> width, see `dense_widths` of the options; a site that is not named, or None: dense.
         info: what its labels mean.
 
     Attributes:
         transformer: encoder and decoder.
         backbone: a Sequential of one Backbone; published checkpoints call it backbone.0.
         label_enc: embeddings of noised labels; None: the detector is trained without denoising.
+        num_proposals: queries, where they are the proposals of a first stage.
 
     Raises:
         UserError: widths that do not fit the options.
@@ -44,13 +46,25 @@ class Detector(nn.Module):
     backbone: nn.Sequential
     label_enc: nn.Embedding | None
 
-    def __init__(self, options: DetectorOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
+    def __init__(
+        self, options: DetectorOptions, widths: Mapping[str, int] | None = None, info: ModelInfo | None = None
+    ) -> None:
         super().__init__()
         self.options = options
-        dense = options.dense_cfgs()
-        self.cfgs = check_cfgs(cfgs or dense, dense, options.heads, options.unit)
         self.info = info or ModelInfo()
         self.label_enc = None
+        self.num_proposals = options.layout.check(widths or {})[QUERIES]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of every site, as the tensors have it."""
+        state = self.state_dict(keep_vars=True)
+        blocks = self.feature_extractor.inner_widths
+        layers = {
+            "encoder": [index for index, _ in present(self.transformer.encoder.layers)],
+            "decoder": list(self.transformer.decoder.answering),
+        }
+        return read_widths(self.options, blocks, self.num_proposals, layers, lambda name: len(state[name]))
 
     def features(self, images: ImageBatch) -> Features:
         """The part before the Transformer: backbone, projection and position embedding.
@@ -58,6 +72,10 @@ class Detector(nn.Module):
         Pixels are read in the call of `backbone` alone; elsewhere the batch's size and padding.
         """
         raise NotImplementedError
+
+    def padding(self, images: ImageBatch, size: torch.Size) -> Tensor | None:
+        """Padding `[B, h, w]` (True: there) of a level of tokens, `size` high and wide; None: there is none."""
+        return self.feature_extractor.padding(images, size)
 
     def queries(self, features: Features, memory: Tensor) -> Queries:
         """The matching queries, of which a second stage makes its own from the memory `[B, M, dim]`."""
@@ -83,8 +101,8 @@ class Detector(nn.Module):
     def has_idle_weights(self) -> bool:
         """Whether some weights have no say, and no gradient.
 
-        The first decoder layer alone has no use for the scale of the queries' positions, nor has an encoder without
-        layers for that of its tokens'.
+        They make positions: of queries, which the first decoder layer alone does not scale; or of tokens, which an
+        encoder without layers does not look at.
         """
         return self.transformer.decoder.answering == (0,) or not present(self.transformer.encoder.layers)
 
@@ -160,8 +178,8 @@ class Detector(nn.Module):
         )
 
     def _answer(self, queries: Queries, decoded: list[Decoded]) -> DetrAnswer:
-        logits = [self.classify(layer.index, layer.states) for layer in decoded]
-        boxes = [self.transformer.decoder.refine(*layer) for layer in decoded]
+        logits = [self.classify(each.layer, each.states) for each in decoded]
+        boxes = [self.transformer.decoder.refine(*each) for each in decoded]
         denoising = None
         if queries.noised is not None:
             count = queries.noised.content.shape[1]

@@ -1,18 +1,19 @@
 """DN-DETR: DAB-DETR trained with query denoising (Li et al. 2022)."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from greedyprune.boxes import inverse_sigmoid
-from greedyprune.cfgs import Cfgs
 from greedyprune.models.backbone import Backbone
 from greedyprune.models.batch import ImageBatch
 from greedyprune.models.dab import DABDecoder, DABEncoder, DABTransformer
 from greedyprune.models.detector import Detector
 from greedyprune.models.features import Features, Queries
-from greedyprune.models.layers import MLP, DecoderLayer, EncoderLayer
+from greedyprune.models.layers import MLP, DecoderLayer, EncoderLayer, make_layers
+from greedyprune.models.layout import QUERIES, box_sites, mlp_site
 from greedyprune.models.options import DABOptions, DNDETROptions, ModelInfo
 from greedyprune.models.position import ImagePositions
 from greedyprune.models.transformer import Encoder
@@ -23,7 +24,7 @@ class DABDetector(Detector):
 
     Args:
         options: everything else that gives it its shape.
-        cfgs: a width for every site; None: dense.
+        widths: see `Detector`.
         info: what its labels mean.
     """
 
@@ -31,13 +32,22 @@ class DABDetector(Detector):
     transformer: DABTransformer
     label_enc: nn.Embedding
 
-    def __init__(self, options: DABOptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
-        super().__init__(options, cfgs, info)
-        dim = options.hidden_dim
-        bbox_embed = MLP(dim, (dim, dim), 4)
-        encoder = self._encoder()
-        layers = [self._decoder_layer(each, index == 0) for index, each in enumerate(self.cfgs.decoder)]
-        decoder = DABDecoder(dim, layers, bbox_embed, scale_width=dim, point_width=dim, anchor_width=dim)
+    def __init__(
+        self, options: DABOptions, widths: Mapping[str, int] | None = None, info: ModelInfo | None = None
+    ) -> None:
+        super().__init__(options, widths, info)
+        layout, dim = options.layout, options.hidden_dim
+        full = layout.check(widths or {})
+        bbox_embed = MLP(dim, [full[name] for name in box_sites(None)], 4)
+        encoder = self._encoder(full)
+        decoder = DABDecoder(
+            dim,
+            make_layers(layout.decoder.layers(full), self._decoder_layer),
+            bbox_embed,
+            scale_width=full[mlp_site("decoder", "query_scale")],
+            point_width=full[mlp_site("decoder", "ref_point_head")],
+            anchor_width=full[mlp_site("decoder", "ref_anchor_head")],
+        )
         self.transformer = DABTransformer(encoder, decoder, dim, self._levels(), options.num_patterns)
         # Registered after the decoder, which shares it: of the two names in a state dict the detector's own one counts.
         self.bbox_embed = bbox_embed
@@ -48,13 +58,14 @@ class DABDetector(Detector):
         nn.init.constant_(self.class_embed.bias, -math.log((1 - 0.01) / 0.01))
         # One row a class and one for "unknown"; the last channel of a query marks denoising queries.
         self.label_enc = nn.Embedding(options.num_classes + 1, dim - 1)
-        self.refpoint_embed = anchors(options.num_queries, options.random_refpoints_xy)
+        self.refpoint_embed = anchors(full[QUERIES], options.random_refpoints_xy)
 
-    def _encoder(self) -> Encoder:
+    def _encoder(self, widths: Mapping[str, int]) -> Encoder:
+        """The encoder, with the widths of all sites."""
         raise NotImplementedError
 
-    def _decoder_layer(self, widths: tuple[int, int, int], first: bool) -> DecoderLayer:
-        return DecoderLayer(self.options.layer, widths, first)
+    def _decoder_layer(self, index: int, widths: tuple[int, ...]) -> DecoderLayer:
+        return DecoderLayer(self.options.layer, widths, index == 0)
 
     def _levels(self) -> int:
         """How many levels the Transformer tells apart; see `Transformer`."""
@@ -84,21 +95,29 @@ class DNDETR(DABDetector):
 
     options: DNDETROptions
 
-    def __init__(self, options: DNDETROptions, cfgs: Cfgs | None = None, info: ModelInfo | None = None) -> None:
-        super().__init__(options, cfgs, info)
-        backbone = Backbone(options.backbone, options.dilation, widths=self.cfgs.backbone)
+    def __init__(
+        self, options: DNDETROptions, widths: Mapping[str, int] | None = None, info: ModelInfo | None = None
+    ) -> None:
+        super().__init__(options, widths, info)
+        layout = options.layout
+        inner = layout.backbone.numbers(layout.check(widths or {}))
+        backbone = Backbone(options.backbone, options.dilation, widths=inner)
         self.backbone = nn.Sequential(backbone)
         self.input_proj = nn.Conv2d(backbone.channels, options.hidden_dim, 1)
         self.positions = ImagePositions(options.hidden_dim, options.temperature_h, options.temperature_w)
 
-    def _encoder(self) -> Encoder:
+    def _encoder(self, widths: Mapping[str, int]) -> Encoder:
         options = self.options
-        layers = [EncoderLayer(options.layer, widths) for widths in self.cfgs.encoder]
-        return DABEncoder(options.hidden_dim, layers, options.hidden_dim, options.pre_norm)
+        layers = make_layers(options.layout.encoder.layers(widths), self._encoder_layer)
+        scale_width = widths[mlp_site("encoder", "query_scale")]
+        return DABEncoder(options.hidden_dim, layers, scale_width, options.pre_norm)
+
+    def _encoder_layer(self, index: int, widths: tuple[int, ...]) -> EncoderLayer:
+        return EncoderLayer(self.options.layer, widths)
 
     def features(self, images: ImageBatch) -> Features:
         maps = self.backbone(images)[-1]
-        padding = self.feature_extractor.padding(images, maps.shape[-2:])  # [B, h, w]
+        padding = self.padding(images, maps.shape[-2:])  # [B, h, w]
         shown = None if padding is None else ~padding.flatten(1)[:, None, None]
         if padding is None:
             padding = torch.zeros(maps.shape[0], *maps.shape[-2:], dtype=torch.bool, device=maps.device)

@@ -1,12 +1,11 @@
 """The options and widths that a published state dict's tensors tell."""
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from greedyprune.cfgs import Cfgs
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import dense_widths
 from greedyprune.models.options import (
@@ -18,13 +17,14 @@ from greedyprune.models.options import (
 )
 from greedyprune.models.published import State
 from greedyprune.models.sizes import Sizes
+from greedyprune.models.widths import read_widths
 
-Found = tuple[dict[str, Any], Cfgs]
+Found = dict[str, Any]
 
 
 def infer_shape(
     state: State, arguments: Mapping[str, Any], overrides: Mapping[str, Any], place: str = "the state dict"
-) -> tuple[DetectorOptions, Cfgs]:
+) -> tuple[DetectorOptions, dict[str, int]]:
     """Options and widths of the detector that a converted state dict belongs to.
 
     What tensors cannot tell (heads, temperatures, dilation) comes from the training arguments stored beside them,
@@ -43,40 +43,41 @@ def infer_shape(
         raise UserError(f"{place} is a HuggingFace model's: convert it with tools/import_hf.py first")
     kind, options, infer = _kind(state, place)
     sizes = Sizes(state, arguments, place, kind)
-    found, cfgs = infer(sizes, overrides)
-    shape = options.from_dict({**found, **overrides})
-    return shape, replace(cfgs, backbone=sizes.inner_widths(dense_widths(shape.backbone)))
+    shape = options.from_dict({**infer(sizes, overrides), **overrides})
+    layers = {part: sizes.layers(part) for part in ("encoder", "decoder")}
+    inner = sizes.inner_widths(dense_widths(shape.backbone))
+    return shape, read_widths(shape, inner, shape.num_queries, layers, sizes.rows, place)
 
 
 def _kind(state: State, place: str) -> tuple[str, type[DetectorOptions], Callable[[Sizes, Mapping[str, Any]], Found]]:
     """What the detector is called, its options, and what reads them from its tensors."""
     if "transformer.level_embed" not in state:
         return "DN-DETR", DNDETROptions, _dn_detr
-    if "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight" not in state:
+    if not _in_decoder(state, "cross_attn.sampling_offsets.weight"):
         return "DN-DETR with a deformable encoder", DNDeformableEncoderOptions, _deformable_encoder
     if "transformer.decoder.ref_point_head.layers.0.weight" in state:
         return "DN-Deformable-DETR", DNDeformableOptions, _dn_deformable
     return "Deformable DETR", DeformableOptions, _deformable
 
 
+def _in_decoder(state: State, name: str) -> bool:
+    """Whether some decoder layer has a tensor of this name."""
+    return any(re.fullmatch(rf"transformer\.decoder\.layers\.\d+\.{re.escape(name)}", key) for key in state)
+
+
 def _dn_detr(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
     sizes.matrix("class_embed.weight")  # what a foreign file most plainly lacks
-    encoder = _encoder_widths(sizes, "self_attn.in_proj_weight", 3)
-    found = _dab(sizes, encoder) | {"pre_norm": "transformer.encoder.norm.weight" in sizes.state}
-    return found, Cfgs(encoder, _dab_widths(sizes))
+    return _dab(sizes) | {"pre_norm": "transformer.encoder.norm.weight" in sizes.state}
 
 
 def _deformable_encoder(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
-    encoder = _encoder_widths(sizes, "self_attn.value_proj.weight")
-    found = _dab(sizes, encoder)
-    found["level_attention"] = "transformer.decoder.layers.0.lvl_attn.weight" in sizes.state
-    return found | _pyramid(sizes, {**found, **overrides}), Cfgs(encoder, _dab_widths(sizes))
+    found = _dab(sizes) | {"level_attention": _in_decoder(sizes.state, "lvl_attn.weight")}
+    return found | _pyramid(sizes, {**found, **overrides})
 
 
 def _dn_deformable(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
     sizes.matrix("label_enc.weight")
-    encoder, decoder = _deformable_widths(sizes)
-    found = _common(sizes, encoder, decoder, sizes.rows("class_embed.0.weight"), 2048)
+    found = _common(sizes, _classes(sizes), 2048)
     two_stage = "transformer.enc_output.weight" in sizes.state
     # The training arguments hold temperatures of the position embedding that this model does not read.
     found |= _deformable_points(sizes, {**found, **overrides})
@@ -84,84 +85,53 @@ def _dn_deformable(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
         "two_stage": two_stage,
         "num_queries": _num_queries(sizes, two_stage, "refpoint_embed.weight"),
         "random_refpoints_xy": sizes.argument("random_refpoints_xy", bool, False),
-    }, Cfgs(encoder, decoder)
+    }
 
 
 def _deformable(sizes: Sizes, overrides: Mapping[str, Any]) -> Found:
-    encoder, decoder = _deformable_widths(sizes)
-    found = _common(sizes, encoder, decoder, sizes.rows("class_embed.0.weight"), 1024)
+    found = _common(sizes, _classes(sizes), 1024)
     two_stage = "transformer.enc_output.weight" in sizes.state
     found |= _deformable_points(sizes, {**found, **overrides})
     return found | {
         "two_stage": two_stage,
         "with_box_refine": two_stage or _own_heads(sizes.state),
         "num_queries": _num_queries(sizes, two_stage, "query_embed.weight"),
-    }, Cfgs(encoder, decoder)
+    }
 
 
-def _encoder_widths(sizes: Sizes, attention: str, stacked: int = 1) -> tuple[tuple[int, int], ...]:
-    layers = [f"transformer.encoder.layers.{i}" for i in range(sizes.count("transformer.encoder.layers"))]
-    return tuple(
-        (sizes.rows(f"{layer}.{attention}") // stacked, sizes.rows(f"{layer}.linear1.weight")) for layer in layers
-    )
+def _classes(sizes: Sizes) -> int:
+    """Rows of the class heads of decoder layers, of which the first may be gone with its layer."""
+    return sizes.rows(f"class_embed.{sizes.layers('decoder')[0]}.weight")
 
 
-def _dab_widths(sizes: Sizes) -> tuple[tuple[int, int, int], ...]:
-    layers = [f"transformer.decoder.layers.{i}" for i in range(sizes.count("transformer.decoder.layers"))]
-    return tuple(
-        (
-            sizes.rows(f"{layer}.sa_v_proj.weight"),
-            sizes.rows(f"{layer}.ca_v_proj.weight"),
-            sizes.rows(f"{layer}.linear1.weight"),
-        )
-        for layer in layers
-    )
-
-
-def _deformable_widths(sizes: Sizes) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int, int], ...]]:
-    layers = [f"transformer.decoder.layers.{i}" for i in range(sizes.count("transformer.decoder.layers"))]
-    decoder = tuple(
-        (
-            sizes.rows(f"{layer}.self_attn.in_proj_weight") // 3,
-            sizes.rows(f"{layer}.cross_attn.value_proj.weight"),
-            sizes.rows(f"{layer}.linear1.weight"),
-        )
-        for layer in layers
-    )
-    return _encoder_widths(sizes, "self_attn.value_proj.weight"), decoder
-
-
-def _common(
-    sizes: Sizes,
-    encoder: tuple[tuple[int, int], ...],
-    decoder: tuple[tuple[int, int, int], ...],
-    classes: int,
-    published_ffn: int,
-) -> dict[str, Any]:
+def _common(sizes: Sizes, classes: int, published_ffn: int) -> Found:
     """Options of every detector."""
-    widest = max([ffn for _, ffn in encoder] + [ffn for _, _, ffn in decoder])
-    prelu = "transformer.encoder.layers.0.activation.weight" in sizes.state
+    encoder, decoder = sizes.layers("encoder"), sizes.layers("decoder")
+    first = f"transformer.encoder.layers.{encoder[0]}"
+    ffns = [f"transformer.encoder.layers.{layer}.linear1.weight" for layer in encoder]
+    ffns += [f"transformer.decoder.layers.{layer}.linear1.weight" for layer in decoder]
+    prelu = f"{first}.activation.weight" in sizes.state
     return {
         "num_classes": classes,
         "backbone": sizes.backbone(),
         "dilation": sizes.argument("dilation", bool, False),
-        "hidden_dim": sizes.matrix("transformer.encoder.layers.0.linear1.weight")[1],
+        "hidden_dim": sizes.matrix(f"{first}.linear1.weight")[1],
         "heads": sizes.argument("nheads", int, 8),
-        "enc_layers": len(encoder),
-        "dec_layers": len(decoder),
+        "enc_layers": encoder[-1] + 1,
+        "dec_layers": decoder[-1] + 1,
         # A slim file no longer says how wide the dense FFN was.
-        "ffn_dim": sizes.argument("dim_feedforward", int, max(widest, published_ffn)),
+        "ffn_dim": sizes.argument("dim_feedforward", int, max(published_ffn, *map(sizes.rows, ffns))),
         "activation": "prelu" if prelu else "relu",
         "dropout": sizes.argument("dropout", float, 0.0),
     }
 
 
-def _dab(sizes: Sizes, encoder: tuple[tuple[int, int], ...]) -> dict[str, Any]:
+def _dab(sizes: Sizes) -> Found:
     """Options of detectors with DAB-DETR's decoder."""
     classes, _ = sizes.matrix("class_embed.weight")
     queries = sizes.rows("refpoint_embed.weight")
     sizes.matrix("label_enc.weight")
-    found = _common(sizes, encoder, _dab_widths(sizes), classes, 2048)
+    found = _common(sizes, classes, 2048)
     if found["activation"] == "relu":
         found["activation"] = sizes.argument("transformer_activation", str, "relu")
     return {
@@ -174,19 +144,19 @@ def _dab(sizes: Sizes, encoder: tuple[tuple[int, int], ...]) -> dict[str, Any]:
     }
 
 
-def _pyramid(sizes: Sizes, found: Mapping[str, Any]) -> dict[str, Any]:
+def _pyramid(sizes: Sizes, found: Mapping[str, Any]) -> Found:
     """Options of a deformable encoder."""
-    levels = sizes.rows("transformer.level_embed")
+    levels, first = sizes.rows("transformer.level_embed"), sizes.layers("encoder")[0]
     return {
         "num_feature_levels": levels,
-        "enc_n_points": _places(sizes, found, "transformer.encoder.layers.0.self_attn") // levels,
+        "enc_n_points": _places(sizes, found, f"transformer.encoder.layers.{first}.self_attn") // levels,
     }
 
 
-def _deformable_points(sizes: Sizes, found: Mapping[str, Any]) -> dict[str, Any]:
+def _deformable_points(sizes: Sizes, found: Mapping[str, Any]) -> Found:
     """Options of a deformable encoder and decoder."""
     pyramid = _pyramid(sizes, found)
-    places = _places(sizes, found, "transformer.decoder.layers.0.cross_attn")
+    places = _places(sizes, found, f"transformer.decoder.layers.{sizes.layers('decoder')[0]}.cross_attn")
     return pyramid | {"dec_n_points": places // pyramid["num_feature_levels"]}
 
 
@@ -205,8 +175,5 @@ def _num_queries(sizes: Sizes, two_stage: bool, table: str) -> int:
 
 def _own_heads(state: State) -> bool:
     """Whether decoder layers have heads of their own: shared ones are published under every name."""
-    first, others = state.get("bbox_embed.0.layers.0.weight"), []
-    for key, tensor in state.items():
-        if key.startswith("bbox_embed.") and key.endswith(".layers.0.weight"):
-            others.append(tensor)
-    return first is not None and any(not torch.equal(first, other) for other in others)
+    heads = [tensor for key, tensor in state.items() if re.fullmatch(r"bbox_embed\.\d+\.layers\.0\.weight", key)]
+    return any(not torch.equal(heads[0], other) for other in heads)

@@ -1,6 +1,6 @@
 """Transformer layers that take their widths: the dense layer is the one whose widths are full."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -55,6 +55,18 @@ class Skipped(nn.Module):
 def present(layers: nn.ModuleList) -> list[tuple[int, nn.Module]]:
     """The layers that are not `Skipped`, each with its number."""
     return [(index, layer) for index, layer in enumerate(layers) if not isinstance(layer, Skipped)]
+
+
+def make_layers(
+    widths: Sequence[tuple[int, ...] | None], make: Callable[[int, tuple[int, ...]], nn.Module]
+) -> list[nn.Module]:
+    """Layers front to back.
+
+    Args:
+        widths: of every layer; None: it is left out.
+        make: a layer, of its number and its widths.
+    """
+    return [Skipped() if each is None else make(index, each) for index, each in enumerate(widths)]
 
 
 class MLP(nn.Module):
@@ -179,7 +191,7 @@ class EncoderLayer(Layer):
         attention: attends in place of a `PackedSelfAttention` of that width.
     """
 
-    def __init__(self, options: LayerOptions, widths: tuple[int, int], attention: nn.Module | None = None) -> None:
+    def __init__(self, options: LayerOptions, widths: Sequence[int], attention: nn.Module | None = None) -> None:
         attn_width, ffn_width = widths
         super().__init__(options, ffn_width)
         self.norm2 = nn.LayerNorm(options.dim)
@@ -202,6 +214,20 @@ class EncoderLayer(Layer):
         return self.norm2(x + self.dropout(self.ffn(x)))
 
 
+class Asked(NamedTuple):
+    """What a decoder layer's self-attention asks.
+
+    Attributes:
+        content: `[B, N, dim]` of the queries.
+        pos: `[B, N, dim]` embedding of their boxes.
+        q: `[B, N, self width]` projection of both.
+    """
+
+    content: Tensor
+    pos: Tensor
+    q: Tensor
+
+
 class DecoderLayer(Layer):
     """Self-attention, conditional cross-attention and FFN of DAB-DETR (section 4.1 and figure 5), post-norm.
 
@@ -212,7 +238,7 @@ class DecoderLayer(Layer):
         first: the first decoder layer also projects the query position into the cross-attention's content part.
     """
 
-    def __init__(self, options: LayerOptions, widths: tuple[int, int, int], first: bool) -> None:
+    def __init__(self, options: LayerOptions, widths: Sequence[int], first: bool) -> None:
         self_width, cross_width, ffn_width = widths
         super().__init__(options, ffn_width)
         dim, heads = options.dim, options.heads
@@ -258,9 +284,9 @@ class DecoderLayer(Layer):
             `[B, N, dim]`.
         """
         split = self.self_attn.split
-        asked = self.sa_qcontent_proj(x) + self.sa_qpos_proj(query_pos)  # [B, N, self width]
+        asked = Asked(x, query_pos, self.sa_qcontent_proj(x) + self.sa_qpos_proj(query_pos))
         k = self.sa_kcontent_proj(x) + self.sa_kpos_proj(query_pos)
-        attended = self.self_attn(split(asked), split(k), split(self.sa_v_proj(x)), self_shown)
+        attended = self.self_attn(split(asked.q), split(k), split(self.sa_v_proj(x)), self_shown)
         x = self.norm1(x + self.dropout(attended))
 
         q, k, k_pos = self.ca_qcontent_proj(x), self.ca_kcontent_proj(memory), self.ca_kpos_proj(features.pos)
@@ -273,6 +299,6 @@ class DecoderLayer(Layer):
 
         return self.norm3(x + self.dropout(self.ffn(x)))
 
-    def cross(self, q: Tensor, k: Tensor, v: Tensor, features: Features, asked: Tensor) -> Tensor:
-        """Cross-attention `[B, N, dim]` of q, k, v `[B, heads, N or M, ...]`; `asked` are the self-attention's q."""
+    def cross(self, q: Tensor, k: Tensor, v: Tensor, features: Features, asked: Asked) -> Tensor:
+        """Cross-attention `[B, N, dim]` of q, k, v `[B, heads, N or M, ...]`, after the queries `asked` each other."""
         return self.cross_attn(q, k, v, features.shown)

@@ -1,10 +1,12 @@
 """Cross-attention that looks at every level apart, as in DN-DETR's published encoder-only variant."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from greedyprune.models.features import Features, Levels
-from greedyprune.models.layers import DecoderLayer, DotProductAttention, LayerOptions
+from greedyprune.models.layers import Asked, DecoderLayer, DotProductAttention, LayerOptions
 
 
 class LevelAttention(nn.Module):
@@ -36,23 +38,43 @@ class LevelAttention(nn.Module):
 
 
 class LevelDecoderLayer(DecoderLayer):
-    """A DAB-DETR decoder layer with `LevelAttention`; the query of the self-attention says how much a level weighs.
+    """A DAB-DETR decoder layer with `LevelAttention`.
+
+    How much a level weighs comes from the queries of a dense self-attention, as published. A slim one lacks channels of
+    these, so there it comes from content and position of the query themselves: of what `lvl_attn` and the projections
+    make of them together, which is one linear map (`direct_levels`).
 
     Args:
         options: see `DecoderLayer`.
-        widths: see `DecoderLayer`. A channel that the self-attention lacks is no input of the levels' weights either.
+        widths: see `DecoderLayer`.
         first: see `DecoderLayer`.
         levels: number of levels.
     """
 
-    def __init__(self, options: LayerOptions, widths: tuple[int, int, int], first: bool, levels: int) -> None:
+    def __init__(self, options: LayerOptions, widths: Sequence[int], first: bool, levels: int) -> None:
         super().__init__(options, widths, first)
         self_width, cross_width, _ = widths
         self.cross_attn = LevelAttention()
         self.ca_out_v_proj = nn.Linear(cross_width, options.dim)
-        self.lvl_attn = nn.Linear(self_width, levels)
+        self.lvl_attn = nn.Linear(options.dim if self_width == options.dim else 2 * options.dim, levels)
 
-    def cross(self, q: Tensor, k: Tensor, v: Tensor, features: Features, asked: Tensor) -> Tensor:
-        weights = self.lvl_attn(asked).softmax(-1)  # [B, N, L]
+    def cross(self, q: Tensor, k: Tensor, v: Tensor, features: Features, asked: Asked) -> Tensor:
+        direct = self.lvl_attn.weight.shape[1] > asked.content.shape[-1]
+        source = torch.cat((asked.content, asked.pos), dim=-1) if direct else asked.q
+        weights = self.lvl_attn(source).softmax(-1)  # [B, N, L]
         # The published code projects what is seen of every level: the same, since the weights' sum is 1.
         return self.ca_out_v_proj(self.cross_attn(q, k, v, weights, features.pyramid))
+
+    @torch.no_grad()
+    def direct_levels(self) -> dict[str, Tensor]:
+        """`lvl_attn` of a layer with the same level weights, whatever the width of its self-attention.
+
+        Returns:
+            `lvl_attn.weight` `[L, 2 * dim]` and `lvl_attn.bias` `[L]`; this layer's own where they are of this form.
+        """
+        weight, bias = self.lvl_attn.weight.detach(), self.lvl_attn.bias.detach()
+        content, pos = self.sa_qcontent_proj, self.sa_qpos_proj
+        if weight.shape[1] == content.weight.shape[0]:
+            bias = bias + weight @ (content.bias + pos.bias)
+            weight = torch.cat((weight @ content.weight, weight @ pos.weight), dim=1)
+        return {"lvl_attn.weight": weight, "lvl_attn.bias": bias}

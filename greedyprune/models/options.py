@@ -1,12 +1,14 @@
 """What a detector is built from; stored with every checkpoint."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from greedyprune.cfgs import Cfgs, full_cfgs
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import BACKBONES, dense_widths
 from greedyprune.models.layers import ACTIVATIONS, Heads, LayerOptions
+from greedyprune.models.layout import DetrShape, detr_layout
+from greedyprune.sites.layouts import DetrLayout
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,6 +53,8 @@ class DetectorOptions:
     temperature_w: float = 20.0
     dropout: float = 0.0
     whole_heads: bool = False
+    encoder_mlps: ClassVar[tuple[str, ...]] = ()  # names of the MLPs beside the layers
+    decoder_mlps: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "hidden_dim", "heads", "enc_layers", "dec_layers", "ffn_dim", "num_queries"):
@@ -70,6 +74,16 @@ class DetectorOptions:
             raise UserError("option whole_heads needs heads of several channels: hidden_dim is the number of heads")
 
     @property
+    def refines(self) -> bool:
+        """Every decoder layer has heads of its own, and refines the boxes of the one before it with them."""
+        return False
+
+    @property
+    def proposes(self) -> bool:
+        """Queries start from boxes that a first stage proposes."""
+        return False
+
+    @property
     def unit(self) -> int:
         """Channels of an attention that stay or leave together."""
         return self.hidden_dim // self.heads if self.whole_heads else 1
@@ -85,10 +99,32 @@ class DetectorOptions:
         heads = Heads(dim=self.unit) if self.whole_heads else Heads(self.heads)
         return LayerOptions(self.hidden_dim, heads, self.activation, self.dropout)
 
-    def dense_cfgs(self) -> Cfgs:
-        """Full widths for every site."""
-        inner = dense_widths(self.backbone)
-        return full_cfgs(self.enc_layers, self.dec_layers, self.hidden_dim, self.ffn_dim, inner)
+    @property
+    def shape(self) -> DetrShape:
+        """What tells the sites and their dense widths."""
+        return DetrShape(
+            backbone=dense_widths(self.backbone),
+            encoder_layers=self.enc_layers,
+            decoder_layers=self.dec_layers,
+            dim=self.hidden_dim,
+            ffn_dim=self.ffn_dim,
+            heads=self.heads,
+            head_dim=self.unit,
+            queries=self.num_queries,
+            encoder_mlps=self.encoder_mlps,
+            decoder_mlps=self.decoder_mlps,
+            own_heads=self.refines,
+            two_stage=self.proposes,
+        )
+
+    @property
+    def layout(self) -> DetrLayout:
+        """The list form of the widths, with the dense ones."""
+        return _layout(self)
+
+    def dense_widths(self) -> dict[str, int]:
+        """Site name -> full width, in the order in which an image meets them."""
+        return dict(self.layout.dense)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -118,6 +154,7 @@ class DABOptions(DetectorOptions):
 
     num_patterns: int = 0
     random_refpoints_xy: bool = False
+    decoder_mlps: ClassVar[tuple[str, ...]] = ("query_scale", "ref_point_head", "ref_anchor_head")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,6 +171,7 @@ class DNDETROptions(DABOptions):
     """
 
     pre_norm: bool = False
+    encoder_mlps: ClassVar[tuple[str, ...]] = ("query_scale",)
 
 
 @dataclass(frozen=True)
@@ -186,8 +224,11 @@ class DeformableDecoderOptions(PyramidOptions):
 
     @property
     def refines(self) -> bool:
-        """Every decoder layer refines the boxes of the one before it, with heads of its own."""
         return True
+
+    @property
+    def proposes(self) -> bool:
+        return self.two_stage
 
 
 @dataclass(frozen=True)
@@ -199,6 +240,7 @@ class DNDeformableOptions(DeformableDecoderOptions):
     """
 
     random_refpoints_xy: bool = False
+    decoder_mlps: ClassVar[tuple[str, ...]] = ("query_scale", "ref_point_head")
 
 
 @dataclass(frozen=True)
@@ -237,3 +279,8 @@ class ModelInfo:
     category_ids: tuple[int, ...] = ()
     short_side: int = 800
     long_side: int = 1333
+
+
+@cache
+def _layout(options: DetectorOptions) -> DetrLayout:
+    return detr_layout(options.shape)

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from greedyprune.models.backbone import shrink_padding
-from greedyprune.models.batch import ImageBatch
 from greedyprune.models.features import Features, Levels
 from greedyprune.models.options import NORM_GROUPS
 from greedyprune.models.position import ImagePositions
@@ -44,30 +42,27 @@ def _projection(convolution: nn.Conv2d) -> nn.Sequential:
 
 
 def pyramid_features(
-    maps: list[Tensor], images: ImageBatch, level_embed: Tensor, positions: ImagePositions
+    maps: list[Tensor], paddings: list[Tensor | None], level_embed: Tensor, positions: ImagePositions
 ) -> Features:
     """Input of a deformable encoder for a batch of images.
 
     Args:
         maps: `[B, dim, h, w]` of every level.
-        images: the batch that they are of; its pixels are not read.
+        paddings: `[B, h, w]` of every level, True where there is padding; None: there is none.
         level_embed: `[L, dim]` added to the position embedding of every level.
         positions: position embedding of a level's cells.
     """
     tokens, embedded, padded, valid, centres = [], [], [], [], []
-    for level, embed in zip(maps, level_embed, strict=True):
+    for level, known, embed in zip(maps, paddings, level_embed, strict=True):
         batch, _, height, width = level.shape
-        if images.padding is None:
-            padding = torch.zeros(batch, height, width, dtype=torch.bool, device=level.device)
-        else:
-            padding = shrink_padding(images.padding, level.shape[-2:])
+        padding = torch.zeros(batch, height, width, dtype=torch.bool, device=level.device) if known is None else known
         tokens.append(level.flatten(2).transpose(1, 2))  # [B, h * w, dim]
         embedded.append(positions(padding).to(level.dtype) + embed)
         padded.append(padding.flatten(1))
         sides = torch.stack(((~padding[:, 0]).sum(1), (~padding[:, :, 0]).sum(1)), dim=1)  # [B, 2] cells along x, y
         valid.append(sides / torch.tensor([width, height], device=level.device))
         centres.append(_centres(height, width, level.device) / sides[:, None])
-    shown = None if images.padding is None else ~torch.cat(padded, dim=1)  # [B, M]
+    shown = None if paddings[0] is None else ~torch.cat(padded, dim=1)  # [B, M]
     shapes = tuple((level.shape[-2], level.shape[-1]) for level in maps)
     levels = Levels(shapes, torch.stack(valid, dim=1), torch.cat(centres, dim=1), shown)
     keys = None if shown is None else shown[:, None, None]

@@ -1,10 +1,9 @@
 """One door to every detector: a name and its options."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from greedyprune.cfgs import Cfgs, parse_cfgs
 from greedyprune.errors import UserError
 from greedyprune.models.deformable_detr import DeformableDETR, DNDeformableDETR, DNDeformableEncoderDETR
 from greedyprune.models.detector import Detector
@@ -36,14 +35,19 @@ MODELS = {
 
 
 def build_model(
-    name: str, cfgs: str | Sequence[Any] | Cfgs | None = None, *, info: ModelInfo | None = None, **options: Any
+    name: str,
+    cfgs: str | Sequence[Any] | Mapping[str, int] | None = None,
+    *,
+    info: ModelInfo | None = None,
+    **options: Any,
 ) -> Detector:
     """Build a detector with random weights.
 
     Args:
         name: one of `MODELS`: `dn_detr`, `dn_deformable_detr` (deformable encoder and decoder),
             `dn_deformable_encoder_detr` (deformable encoder, DN-DETR's decoder) or `deformable_detr` (no denoising).
-        cfgs: the width of every site, as text, nested lists or Cfgs; None: dense.
+        cfgs: the width of every site, as text or nested lists, or of some sites by name (see `DetrLayout.parse`);
+            None: dense.
         info: class names, category ids and image size to keep with the model.
         options: see the options class of the model: `DNDETROptions`, `DNDeformableOptions`,
             `DNDeformableEncoderOptions` or `DeformableOptions`.
@@ -54,7 +58,8 @@ def build_model(
     if name not in MODELS:
         raise UserError(f"model {name!r} is unknown; choose one of {', '.join(MODELS)}")
     kind = MODELS[name]
-    return kind.model(kind.options.from_dict(options), None if cfgs is None else parse_cfgs(cfgs), info)
+    shape = kind.options.from_dict(options)
+    return kind.model(shape, None if cfgs is None else shape.layout.parse(cfgs, "cfgs"), info)
 
 
 def model_name(model: Detector) -> str:

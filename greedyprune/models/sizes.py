@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from greedyprune.cfgs import BACKBONE_KINDS, Blocks
 from greedyprune.errors import UserError
+from greedyprune.models.layout import BLOCK_KINDS, Blocks
 from greedyprune.models.published import State
 
 
@@ -34,12 +34,13 @@ class Sizes:
     def rows(self, key: str) -> int:
         return self.matrix(key)[0]
 
-    def count(self, prefix: str) -> int:
-        """How many different names follow a prefix; at least one."""
-        number = count_names(self.state, prefix)
-        if not number:
-            raise self._foreign(f"it has no {prefix}")
-        return number
+    def layers(self, part: str) -> list[int]:
+        """Numbers of the layers of the encoder or decoder that have tensors; at least one."""
+        names = (re.match(rf"transformer\.{part}\.layers\.(\d+)\.", key) for key in self.state)
+        found = sorted({int(name[1]) for name in names if name})
+        if not found:
+            raise self._foreign(f"it has no transformer.{part}.layers")
+        return found
 
     def argument(self, name: str, kind: Callable[[Any], Any], default: Any) -> Any:
         """A training argument, or the published default."""
@@ -71,13 +72,13 @@ class Sizes:
         found = []
         for (stage, block), full in zip(places, dense, strict=False):
             prefix = f"backbone.0.body.layer{stage}.{block}"
-            keys = [f"{prefix}.{kind}.weight" for kind in BACKBONE_KINDS[: len(full)]]
+            keys = [f"{prefix}.{kind}.weight" for kind in BLOCK_KINDS[: len(full)]]
             found.append(tuple(len(self.state[key]) for key in keys if key in self.state and self.state[key].dim()))
         fits = len(places) == len(dense) and all(
             len(inner) == len(full) and all(1 <= width <= most for width, most in zip(inner, full, strict=True))
             for inner, full in zip(found, dense, strict=True)
         )
-        return tuple(found) if fits else ()
+        return tuple(found) if fits else dense
 
     def _foreign(self, detail: str) -> UserError:
         name = self.arguments.get("modelname")

@@ -33,12 +33,12 @@ class Decoded(NamedTuple):
     """Result of a decoder layer.
 
     Attributes:
-        index: number of the layer.
+        layer: its number.
         states: `[B, N, dim]` content of the queries, as the heads read it.
         reference: `[B, N, 4 or 2]` box or point that the layer's boxes are counted from.
     """
 
-    index: int
+    layer: int
     states: Tensor
     reference: Tensor
 

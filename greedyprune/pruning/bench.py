@@ -126,7 +126,7 @@ def site_modules(site: Site) -> set[str]:
     """The modules that a change of a site touches."""
     found = {place_of(part.name)[0] for part in site.slices} | {setting.module for setting in site.settings}
     if isinstance(site, CountSite):
-        found |= set(site.skips)
+        found |= {module for modules in site.skips for module in modules}
     return found | {site.module} if isinstance(site, RatioSite) else found
 
 

@@ -1,6 +1,7 @@
 """Sites of models as data, and changes of their widths."""
 
 from greedyprune.sites.change import Change, installed, put
+from greedyprune.sites.layout import FlatLayout, Layout
 from greedyprune.sites.site import (
     AttentionSite,
     CountSite,
@@ -17,7 +18,9 @@ __all__ = [
     "AttentionSite",
     "Change",
     "CountSite",
+    "FlatLayout",
     "HiddenSite",
+    "Layout",
     "RatioSite",
     "Reader",
     "Setting",

@@ -94,9 +94,9 @@ def _put(model: nn.Module, tensors: Mapping[str, Tensor], change: Change) -> Non
         _set(model, *place, value)
 
 
-def place_of(tensor: str) -> Attribute:
-    """A tensor's owner and its name there, from its name in the state dict."""
-    owner, _, attribute = tensor.rpartition(".")
+def place_of(name: str) -> Attribute:
+    """The owner of a tensor or module, and what it is called there, from its name in the model."""
+    owner, _, attribute = name.rpartition(".")
     return owner, attribute
 
 

@@ -194,8 +194,8 @@ class CountSite(Site):
     """Layers or queries.
 
     Attributes:
-        skips: modules that leave, one for each item, in the place of tensors that are sliced; empty: it is rows of
-            `slices` that leave.
+        skips: for each item the modules that leave with it, in the place of tensors that are sliced; empty: it is rows
+            of `slices` that leave.
         replacement: the module class that stands in the place of one that left, called without arguments.
         answers: of each item the number of its answer, front to back, which leaves with it; empty: none does.
         queries: its items are the queries of the answer,
@@ -204,7 +204,7 @@ class CountSite(Site):
     """
 
     kind: ClassVar[str] = "count"
-    skips: tuple[str, ...] = ()
+    skips: tuple[tuple[str, ...], ...] = ()
     replacement: type[torch.nn.Module] | None = None
     answers: tuple[int, ...] = ()
     queries: bool = False

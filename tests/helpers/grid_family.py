@@ -8,8 +8,8 @@ from torch import nn
 
 from greedyprune.answer import Answer, Softmax
 from greedyprune.boxes import cxcywh_to_xyxy
-from greedyprune.families.base import Family, FlatLayout, Info
-from greedyprune.sites import HiddenSite, Reader, Slice
+from greedyprune.families.base import Family, Info
+from greedyprune.sites import FlatLayout, HiddenSite, Reader, Slice
 
 
 class GridDetector(nn.Module):
@@ -39,7 +39,7 @@ class GridFamily(Family):
             yield HiddenSite(**about, slices=(*slices, output), readers=(Reader(reader),))
 
     def layout(self, model):
-        return FlatLayout(tuple(self.sites(GridDetector(self.classes(model)))))
+        return FlatLayout(self.sites(GridDetector(self.classes(model))))
 
     def info(self, model):
         return Info(tuple("abc"), (1, 2, 3), 64, 64)

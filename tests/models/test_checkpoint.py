@@ -28,7 +28,7 @@ def test_published_files_load_with_their_shape(tmp_path, flat, prefix, cfgs):
     torch.save({**content, "args": ARGUMENTS}, tmp_path / "published.pth")
     loaded = load_model(tmp_path / "published.pth")
     assert loaded.options == model.options
-    assert loaded.cfgs == model.cfgs
+    assert loaded.widths == model.widths
     assert not loaded.training
     assert torch.equal(answer(loaded), answer(model))
 
@@ -62,7 +62,7 @@ def test_search_time_files_load_dense_and_give_their_masks(dense, tmp_path):
     path = tmp_path / "search.pth"
     torch.save({"model": {f"module.{key}": value for key, value in state.items()}, "args": ARGUMENTS}, path)
     loaded = load_model(path)
-    assert loaded.cfgs == dense.cfgs
+    assert loaded.widths == dense.widths
     assert torch.equal(answer(loaded), answer(dense))
     masks = search_masks(read_checkpoint(path)[0])
     assert masks.keys() == wanted.keys()
@@ -97,7 +97,7 @@ def test_a_checkpoint_of_ours_knows_everything(tmp_path, cfgs, backbone):
     model(IMAGES)  # moves the small backbone's statistics, if it trains them
     save_checkpoint(model.eval(), tmp_path / "model.safetensors", {"note": "kept"})
     loaded = load_model(tmp_path / "model.safetensors")
-    assert (loaded.options, loaded.cfgs, loaded.info) == (model.options, model.cfgs, info)
+    assert (loaded.options, loaded.widths, loaded.info) == (model.options, model.widths, info)
     assert torch.equal(answer(loaded), answer(model))
     moved = (tmp_path / "model.safetensors").rename(tmp_path / "no suffix")
     assert torch.equal(answer(load_model(moved)), answer(model))
@@ -131,10 +131,12 @@ def test_a_refused_checkpoint_leaves_the_model_as_it_was(ours):
 
 
 def test_widths_that_the_caller_expects_are_compared_by_layer(dense, ours):
-    assert load_model(ours, str(dense.cfgs)).cfgs == dense.cfgs
-    other = dense.cfgs.replace({"decoder.1.cross": 16})
+    text = dense.options.layout.to_text(dense.widths)
+    assert load_model(ours, text).widths == dense.widths
+    other = dense.widths | {"decoder.1.cross": 16}
     refused(ours, "decoder layer 1: cross is 16 in --cfgs and 32 in the checkpoint", cfgs=other)
-    refused(ours, "encoder layer 1: attn is absent in --cfgs and 32 in the", cfgs=[[[32, 48]], dense.cfgs.to_list()[1]])
+    refused(ours, "encoder layer 1 is 0 in --cfgs and 1 in the checkpoint", cfgs={"encoder.1": 0})
+    refused(ours, "1 encoder layers, the model has 2", text, cfgs=[[[32, 48]], json.loads(text)[1]])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.999])
@@ -232,7 +234,7 @@ def rewritten(ours, path, change):
             lambda about: json.dumps(about | {"options": about["options"] | {"num_queries": 9}}),
             "[7, 4], here it is [9, 4]",
         ),
-        (lambda about: json.dumps(about | {"cfgs": [[[32]]]}), "--cfgs"),
+        (lambda about: json.dumps(about | {"cfgs": [[[32]]]}), "cfgs has 1 parts"),
         (lambda about: json.dumps(about | {"model": "yolo"}), "yolo"),
         (lambda about: json.dumps(about | {"model": ["dn_detr"]}), "this version knows dn_detr"),
         (lambda about: json.dumps(about | {"format": 2}), "newer version"),

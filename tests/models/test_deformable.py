@@ -136,7 +136,7 @@ def test_a_checkpoint_of_ours_knows_everything(tmp_path, kind, cfgs):
     model.info = ModelInfo(("a", "b", "c", "d", "e", "f"), (1, 2, 5, 7, 8, 90), 160, 200)
     save_checkpoint(model, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path / "model.safetensors")
-    assert (type(loaded), loaded.options, loaded.cfgs) == (type(model), model.options, model.cfgs)
+    assert (type(loaded), loaded.options, loaded.widths) == (type(model), model.options, model.widths)
     assert loaded.info == model.info
     assert torch.equal(answer(loaded), answer(model))
     assert torch.equal(answer(load_checkpoint(detector(kind, cfgs), model.state_dict())), answer(model))
@@ -153,7 +153,7 @@ def test_a_published_state_dict_tells_its_shape(tmp_path, kind, cfgs):
     arguments = Namespace(nheads=4, dim_feedforward=48, num_queries=7, pe_temperatureH=10, pe_temperatureW=20)
     torch.save({"model": state, "args": arguments}, tmp_path / "published.pth")
     loaded = load_model(tmp_path / "published.pth")
-    assert (type(loaded), loaded.options, loaded.cfgs) == (type(model), options, model.cfgs)
+    assert (type(loaded), loaded.options, loaded.widths) == (type(model), options, model.widths)
     assert torch.equal(answer(loaded), answer(model))
 
 

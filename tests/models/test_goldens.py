@@ -12,7 +12,6 @@ import torch
 
 from greedyprune import load_model
 from greedyprune.answer import Answer
-from greedyprune.cfgs import full_cfgs, parse_cfgs
 from greedyprune.models import Criterion, Denoising, postprocess
 from greedyprune.models.published import convert_keys
 
@@ -88,9 +87,10 @@ def test_the_folder_has_goldens():
 
 def test_the_shape_comes_from_the_tensors(golden):
     config, options = golden.said["config"], golden.model.options
-    dense = full_cfgs(config["enc_layers"], config["dec_layers"], config["hidden_dim"], config["dim_feedforward"])
-    assert golden.model.cfgs == (parse_cfgs(golden.said["cfgs"]) if golden.said["cfgs"] else dense)
-    assert options.dense_cfgs() == dense
+    sizes = config["enc_layers"], config["dec_layers"], config["hidden_dim"], config["dim_feedforward"]
+    assert (options.enc_layers, options.dec_layers, options.hidden_dim, options.ffn_dim) == sizes
+    dense = options.dense_widths()
+    assert golden.model.widths == (options.layout.parse(golden.said["cfgs"]) if golden.said["cfgs"] else dense)
     assert options.backbone == config["backbone"]
     assert options.num_queries == config["num_queries"]
     for name in ("num_patterns", "num_feature_levels", "enc_n_points", "dec_n_points", "two_stage"):

@@ -7,7 +7,9 @@ from torch import nn
 from greedyprune import UserError, build_model
 from greedyprune.models import Features, ImageBatch, pad_images
 from greedyprune.models.backbone import RESNETS, Backbone
+from greedyprune.models.features import Levels
 from greedyprune.models.layers import DecoderLayer, EncoderLayer, Heads, LayerOptions, PackedSelfAttention
+from greedyprune.models.level_attention import LevelDecoderLayer
 from greedyprune.models.position import box_positions, image_positions
 
 from .small_model import SHAPE
@@ -150,6 +152,7 @@ def test_the_padding_shrinks_with_the_features():
     backbone, images = Backbone("small"), pad_images([torch.randn(3, 64, 96), torch.randn(3, 32, 64)])
     with torch.no_grad():
         (features,) = backbone(images)
+    assert backbone.padding(images, torch.Size((16, 24))).tolist() == images.padding[:, ::4, ::4].tolist()
     padding = backbone.padding(images, features.shape[-2:])
     assert not padding[0].any()
     assert padding[1].tolist() == [[False] * 4 + [True] * 2] * 2 + [[True] * 6] * 2
@@ -272,3 +275,27 @@ def test_images_of_a_wrong_shape_are_refused():
         pad_images([torch.zeros(3, 8, 8), torch.zeros(1, 8, 8)])
     with pytest.raises(ValueError, match="at least one"):
         pad_images([])
+
+
+def test_levels_weigh_the_same_whatever_channels_a_slim_self_attention_keeps():
+    torch.manual_seed(0)
+    options, levels = (
+        LayerOptions(32, Heads(4)),
+        Levels(((3, 4), (2, 2)), torch.ones(2, 2, 2), torch.rand(2, 16, 2), None),
+    )
+    dense = LevelDecoderLayer(options, (32, 32, 24), True, 2)
+    slim = LevelDecoderLayer(options, (8, 32, 24), True, 2)
+    direct = dense.direct_levels()
+    assert {name: tensor.shape for name, tensor in direct.items()} == {
+        name: tensor.shape for name, tensor in slim.state_dict().items() if name in direct
+    }
+    memory, pos, x, query_pos, sine = (torch.randn(2, n, 32) for n in (16, 16, 5, 5, 5))
+    seen = []
+    for layer in (dense, slim):
+        layer.cross_attn.register_forward_pre_hook(lambda _, given: seen.append(given[3]))
+    slim.load_state_dict(direct, strict=False)
+    slim.load_state_dict(slim.direct_levels(), strict=False)  # they are what they are already
+    for layer in (dense, slim):
+        layer(x, memory, Features(memory, pos, None, levels), query_pos=query_pos, query_sine=sine, self_shown=None)
+    torch.testing.assert_close(*seen, rtol=1e-4, atol=1e-5)
+    assert (seen[0].sum(-1) - 1).abs().max() < 1e-5

@@ -43,7 +43,7 @@ def test_a_checkpoint_of_ours_knows_that_heads_are_whole(name, tmp_path):
     save_checkpoint(model, tmp_path / "slim.safetensors")
     loaded = load_model(tmp_path / "slim.safetensors", SLIM)
     assert loaded.options.whole_heads
-    assert (loaded.options, loaded.cfgs) == (model.options, model.cfgs)
+    assert (loaded.options, loaded.widths) == (model.options, model.widths)
     assert torch.equal(answer(loaded), answer(model))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from greedyprune.pruning.kinds.base import Kind, SiteCut, State
 from greedyprune.pruning.kinds.channels import settings_of
 from greedyprune.sites import Change, CountSite
-from greedyprune.sites.change import Pairing
+from greedyprune.sites.change import Pairing, place_of
 
 if TYPE_CHECKING:
     from greedyprune.pruning.scorers.given import Given
@@ -41,10 +41,9 @@ def without(site: CountSite, state: State, kept: Sequence[int]) -> Change:
         tensors[part.name] = tensor.index_select(part.dim, index.to(tensor.device))
     settings: dict[tuple[str, str], object] = dict(settings_of(site.settings, len(kept)))
     gone = [item for item in range(site.full) if item not in set(kept)] if site.skips else []
-    for item in gone:
-        owner, _, attribute = site.skips[item].rpartition(".")
+    for module in (module for item in gone for module in site.skips[item]):
         assert site.replacement is not None
-        settings[owner, attribute] = site.replacement()
+        settings[place_of(module)] = site.replacement()
     answers = frozenset(site.answers[item] for item in gone) if site.answers else frozenset()
     queries = torch.cat([index + site.full * copy for copy in range(site.copies)]) if site.queries else None
     return Change(tensors, settings, Pairing(queries, answers))
