@@ -1,7 +1,7 @@
 """Everything that the engine may ask of a detector."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ class Family(ABC):
         """Whether a model is of this family."""
 
     @abstractmethod
-    def sites(self, model: nn.Module) -> Iterable[Site]:
+    def sites(self, model: nn.Module) -> Sequence[Site]:
         """The sites of a model, front to back, with the widths that it has now as their full values."""
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """This project's DETRs: DN-DETR and its deformable relatives."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class DetrFamily(Family):
     def owns(self, model: nn.Module) -> bool:
         return isinstance(model, Detector)
 
-    def sites(self, model: nn.Module) -> Iterator[Site]:
-        return detr_sites(_detector(model))
+    def sites(self, model: nn.Module) -> tuple[Site, ...]:
+        return tuple(detr_sites(_detector(model)))
 
     def layout(self, model: nn.Module) -> Layout:
         return _detector(model).options.layout

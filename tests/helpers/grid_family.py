@@ -31,12 +31,14 @@ class GridFamily(Family):
         return isinstance(model, GridDetector)
 
     def sites(self, model):
-        for name, reader in (("conv1", "conv2"), ("conv2", "head")):
-            slices = *(Slice(f"{name}.{each}", 0, ("hidden",)) for each in ("weight", "bias")),
-            output = Slice(f"{reader}.weight", 1, ("output",))
-            full = len(model.get_submodule(name).weight)
-            about = {"name": name, "label": name, "part": "convolutions", "full": full, "step": 4, "sort": "conv"}
-            yield HiddenSite(**about, slices=(*slices, output), readers=(Reader(reader),))
+        return [self.site(model, "conv1", "conv2"), self.site(model, "conv2", "head")]
+
+    def site(self, model, name, reader):
+        slices = [Slice(f"{name}.{each}", 0, ("hidden",)) for each in ("weight", "bias")]
+        slices.append(Slice(f"{reader}.weight", 1, ("output",)))
+        full = len(model.get_submodule(name).weight)
+        about = {"name": name, "label": name, "part": "convolutions", "full": full, "step": 4, "sort": "conv"}
+        return HiddenSite(**about, slices=tuple(slices), readers=(Reader(reader),))
 
     def layout(self, model):
         return FlatLayout(self.sites(GridDetector(self.classes(model))))
