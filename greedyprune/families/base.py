@@ -148,9 +148,21 @@ class Family(ABC):
         """
         return None
 
-    def deployed(self, model: nn.Module) -> nn.Module:
-        """A copy for inference alone, in eval mode: the same answers to rounding, sooner."""
+    def deployed(
+        self, model: nn.Module, size: tuple[int, int] | None = None, constant: Sequence[str] | None = None
+    ) -> nn.Module:
+        """A copy for inference alone, in eval mode: the same answers to rounding, sooner.
+
+        Args:
+            model: the model.
+            size: height and width of every image that the copy gets, none of them padded; None: any.
+            constant: what `constants` says, where that is known.
+        """
         return deepcopy(model).eval()
+
+    def constants(self, model: nn.Module, size: tuple[int, int] | None = None) -> Sequence[str]:
+        """The modules that give the same for every image, which the deployed form has computed once."""
+        return ()
 
     def slim(self, model: nn.Module, change: Change) -> nn.Module:
         """A copy of a model with a change put on it."""

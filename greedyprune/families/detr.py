@@ -14,7 +14,7 @@ from greedyprune.models import Detector, load_model, postprocess, save_checkpoin
 from greedyprune.models.batch import ImageBatch, pad_images
 from greedyprune.models.criterion import Criterion
 from greedyprune.models.deformable import DeformableDecoderLayer
-from greedyprune.models.deploy import deployed
+from greedyprune.models.deploy import constant_modules, deployed
 from greedyprune.models.layers import present
 from greedyprune.sites import Site
 
@@ -65,8 +65,13 @@ class DetrFamily(Family):
         criterion = Criterion(_detector(model).options.num_classes)
         return lambda answer, targets: criterion.total(criterion(answer, targets))
 
-    def deployed(self, model: nn.Module) -> nn.Module:
-        return deployed(_detector(model))
+    def deployed(
+        self, model: nn.Module, size: tuple[int, int] | None = None, constant: Sequence[str] | None = None
+    ) -> nn.Module:
+        return deployed(_detector(model), size, constant)
+
+    def constants(self, model: nn.Module, size: tuple[int, int] | None = None) -> Sequence[str]:
+        return constant_modules(_detector(model), size)
 
     def blocks(self, model: nn.Module) -> Sequence[Block]:
         detector = _detector(model)

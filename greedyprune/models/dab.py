@@ -72,14 +72,19 @@ class DABDecoder(Decoder):
     def forward(self, queries: Queries, memory: Tensor, features: Features, last_only: bool = False) -> list[Decoded]:
         content, around, reference = queries.content, queries.reference, queries.reference
         decoded, last = [], self.answering[-1]
+        start = self.answering[0] if self.constant_start else -1
         for index, layer in present(self.layers):
-            sine = self.positions(reference)  # [B, N, 2 * dim], ordered y, x, w, h
+            query_pos = query_sine = content  # what is made of them is there already
+            if index != start:
+                sine = self.positions(reference)  # [B, N, 2 * dim], ordered y, x, w, h
+                query_pos = self.ref_point_head(sine.to(content.dtype))
+                query_sine = self._modulated(index, sine, content, reference)
             content = layer(
                 content,
                 memory,
                 features,
-                query_pos=self.ref_point_head(sine.to(content.dtype)),
-                query_sine=self._modulated(index, sine, content, reference),
+                query_pos=query_pos,
+                query_sine=query_sine,
                 self_shown=queries.self_shown,
             )
             if index == last or not last_only:

@@ -26,6 +26,10 @@ class Heads(NamedTuple):
     number: int = -1
     dim: int = -1
 
+    def split(self, x: Tensor) -> Tensor:
+        """`[B, N, width]` -> `[B, heads, N, width / heads]`."""
+        return x.unflatten(-1, tuple(self)).transpose(1, 2)
+
     def of(self, width: int) -> int:
         """How many heads a width has."""
         return self.number if self.number > 0 else width // self.dim
@@ -123,10 +127,6 @@ class HeadedAttention(nn.Module):
         self.core = DotProductAttention()
         self.out_proj = nn.Linear(width, out_dim)
 
-    def split(self, x: Tensor) -> Tensor:
-        """`[B, N, width]` -> `[B, heads, N, width / heads]`."""
-        return x.unflatten(-1, self.heads).transpose(1, 2)
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, shown: Tensor | None) -> Tensor:
         """q `[B, heads, N, e]`, k `[B, heads, M, e]`, v `[B, heads, M, d]` -> `[B, N, out_dim]`.
 
@@ -159,7 +159,7 @@ class PackedSelfAttention(HeadedAttention):
         qk_bias, v_bias = self.in_proj_bias.split((2 * width, width))
         q, k = F.linear(x + pos, qk_weight, qk_bias).chunk(2, dim=-1)
         v = F.linear(x, v_weight, v_bias)
-        return self.attend(self.split(q), self.split(k), self.split(v), shown)
+        return self.attend(*(self.heads.split(x) for x in (q, k, v)), shown)
 
 
 class Layer(nn.Module):
@@ -242,6 +242,7 @@ class DecoderLayer(Layer):
         self_width, cross_width, ffn_width = widths
         super().__init__(options, ffn_width)
         dim, heads = options.dim, options.heads
+        self.heads = heads
         self.norm3 = nn.LayerNorm(dim)
         self.sa_qcontent_proj = nn.Linear(dim, self_width)
         self.sa_qpos_proj = nn.Linear(dim, self_width)
@@ -283,7 +284,7 @@ class DecoderLayer(Layer):
         Returns:
             `[B, N, dim]`.
         """
-        split = self.self_attn.split
+        split = self.heads.split
         asked = Asked(x, query_pos, self.sa_qcontent_proj(x) + self.sa_qpos_proj(query_pos))
         k = self.sa_kcontent_proj(x) + self.sa_kpos_proj(query_pos)
         attended = self.self_attn(split(asked.q), split(k), split(self.sa_v_proj(x)), self_shown)

@@ -49,7 +49,12 @@ class Decoder(nn.Module):
     Args:
         layers: the decoder layers; those that are `Skipped` neither move references nor answer.
         eps: see `inverse_sigmoid`.
+
+    Attributes:
+        constant_start: what the first layer makes of its queries alone is there as constants; see `deployed`.
     """
+
+    constant_start = False
 
     def __init__(self, layers: Sequence[nn.Module], eps: float = EPS) -> None:
         super().__init__()

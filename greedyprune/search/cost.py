@@ -47,6 +47,7 @@ class CostModel:
     def __init__(self, family: Family, model: nn.Module, sites: Sequence[Site], size: tuple[int, int]) -> None:
         self.family, self.sites, self.size = family, sites, size
         self.full = {site.name: site.full for site in sites}
+        self._constant = family.constants(model, size)
         self._shape = deepcopy(model).to("meta").eval()
         self._state = dict(self._shape.state_dict())
         self._known: dict[tuple[int, ...], Cost] = {}
@@ -61,7 +62,8 @@ class CostModel:
         if key not in self._known:
             with installed(self._shape, shape_change(self.sites, self._state, widths)):
                 params = count_parameters(self.family, self._shape)[WHOLE]
-                flops = count_flops(self.family, self.family.deployed(self._shape), self.size)[WHOLE]
+                fast = self.family.deployed(self._shape, self.size, self._constant)
+                flops = count_flops(self.family, fast, self.size)[WHOLE]
                 self._known[key] = Cost(params, flops)
         return self._known[key]
 
