@@ -160,6 +160,10 @@ class Family(ABC):
         """
         return deepcopy(model).eval()
 
+    def folded(self, model: nn.Module) -> nn.Module:
+        """A copy in eval mode that is called part by part as the model is, with batch norms in convolutions, say."""
+        return deepcopy(model).eval()
+
     def constants(self, model: nn.Module, size: tuple[int, int] | None = None) -> Sequence[str]:
         """The modules that give the same for every image, which the deployed form has computed once."""
         return ()

@@ -14,7 +14,7 @@ from greedyprune.models import Detector, load_model, postprocess, save_checkpoin
 from greedyprune.models.batch import ImageBatch, pad_images
 from greedyprune.models.criterion import Criterion
 from greedyprune.models.deformable import DeformableDecoderLayer
-from greedyprune.models.deploy import constant_modules, deployed
+from greedyprune.models.deploy import constant_modules, deployed, without_norms
 from greedyprune.models.layers import present
 from greedyprune.sites import Site
 
@@ -69,6 +69,9 @@ class DetrFamily(Family):
         self, model: nn.Module, size: tuple[int, int] | None = None, constant: Sequence[str] | None = None
     ) -> nn.Module:
         return deployed(_detector(model), size, constant)
+
+    def folded(self, model: nn.Module) -> nn.Module:
+        return without_norms(_detector(model))
 
     def constants(self, model: nn.Module, size: tuple[int, int] | None = None) -> Sequence[str]:
         return constant_modules(_detector(model), size)

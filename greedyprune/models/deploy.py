@@ -52,8 +52,7 @@ def deployed(model: Detector, size: Size | None = None, constant: Iterable[str] 
         constant: the modules that are constants, where that is known; see `constant_modules`.
     """
     names = constant_modules(model, size) if constant is None else constant
-    copy = deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}).eval()
-    copy.backbone = folded(model.backbone)
+    copy = without_norms(model)
     there = {name for name, _ in copy.named_modules()}
     kept = [name for name in names if name in there]
     if kept:
@@ -63,6 +62,16 @@ def deployed(model: Detector, size: Size | None = None, constant: Iterable[str] 
         copy.transformer.decoder.constant_start = True
     if isinstance(copy.transformer.decoder, DABDecoder):
         _merge_positions(copy.transformer.decoder)
+    return copy
+
+
+def without_norms(model: Detector) -> Detector:
+    """A copy in eval mode whose backbone has its batch norms in the convolutions; nothing else differs.
+
+    Its submodules are called as those of the model are.
+    """
+    copy = deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}).eval()
+    copy.backbone = folded(model.backbone)
     return copy
 
 

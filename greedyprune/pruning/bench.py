@@ -115,7 +115,7 @@ class Bench:
 
     def replay(self, last_only: bool, fast: bool = False) -> Replay:
         """Forward passes of the model as it is now, or of its deployed form."""
-        model = self.family.deployed(self.model) if fast else self.model
+        model = self.family.folded(self.model) if fast else self.model
         return Replay(model, self._forward(model, last_only), self._known[last_only])
 
     def _forward(self, model: nn.Module, last_only: bool) -> Callable[[Any], Answer]:

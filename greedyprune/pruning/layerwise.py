@@ -121,7 +121,7 @@ def mend_singles(
     cut = [b for b in blocks if _shapes(dense.get_submodule(b.ends)) != _shapes(slim.get_submodule(b.ends))]
     if not cut:
         return
-    fast = family.deployed(dense)
+    fast = family.folded(dense)
     seen: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {}
 
     def losses() -> Iterator[Tensor]:

@@ -124,7 +124,7 @@ class Mender:
                 self._chained(theirs, own)
                 own.clear()
                 theirs.clear()
-            fast = family.deployed(dense)
+            fast = family.folded(dense)
             passes = Replay(fast, _asker(family, fast))
             lessons = (self._lesson(tape, tape, passes) for tape in map(self._inputs, images))
             return self._together(self._after(first, None), lessons)
@@ -133,7 +133,7 @@ class Mender:
         return Tape.of_inputs(self.family.inputs(self.model, images))
 
     def _begun(self, model: nn.Module, images: Iterable[Batch], place: Call | None) -> Iterator[Tape]:
-        fast = self.family.deployed(model)
+        fast = self.family.folded(model)
         known = self.dense.known if model is self.dense.model else self.slim.known
         replay = Replay(fast, _asker(self.family, fast), known)
         for batch in images:
