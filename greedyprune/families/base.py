@@ -114,6 +114,10 @@ class Family(ABC):
     def save(self, model: nn.Module, path: Path, extra: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint that knows its shape; `extra` is more text to keep in it."""
 
+    def reads(self, path: Path) -> bool:
+        """Whether a file looks like a checkpoint of this family."""
+        return False
+
     @abstractmethod
     def load(self, path: Path) -> nn.Module:
         """The model of a checkpoint of `save`, in eval mode on the CPU.

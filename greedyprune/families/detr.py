@@ -58,6 +58,9 @@ class DetrFamily(Family):
     def save(self, model: nn.Module, path: Path, extra: Mapping[str, str] | None = None) -> None:
         save_checkpoint(_detector(model), path, extra)
 
+    def reads(self, path: Path) -> bool:
+        return True  # the family that published files without a word about themselves are of
+
     def load(self, path: Path) -> Detector:
         return load_model(path)
 

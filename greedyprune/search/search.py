@@ -8,11 +8,12 @@ from greedyprune.errors import UserError
 from greedyprune.pruning.damage import width_grid
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.options import SearchOptions
-from greedyprune.search.phases.base import Ask, Phase, Story
+from greedyprune.search.phases import PHASES, Ask, Phase, Story
+from greedyprune.search.phases.grow import GrowPhase
 from greedyprune.search.saving import Saving
 from greedyprune.search.trial import Baseline, Trial, last_held
 from greedyprune.search.workshop import Facts, Workshop
-from greedyprune.sites import Site
+from greedyprune.sites import Change, Site
 
 
 class Store(Facts, Protocol):
@@ -105,6 +106,19 @@ class Search:
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """The trial that a search ends with: the last one that holds; None: the dense model."""
     return last_held(trials)
+
+
+def change_of(trial: Trial, trials: Sequence[Trial], workshop: Workshop) -> Change:
+    """What makes the dense model into that of a trial.
+
+    Raises:
+        UserError: no phase of that name is known.
+    """
+    if trial.phase not in PHASES:
+        raise UserError(f"a trial of phase {trial.phase!r} is of another version; this one has {', '.join(PHASES)}")
+    kind = PHASES[trial.phase]
+    phase = kind(workshop.options, ()) if issubclass(kind, GrowPhase) else kind(workshop.options)
+    return phase.again(trial, trials, workshop)
 
 
 def measured_baseline(evaluator: Evaluator) -> Baseline:

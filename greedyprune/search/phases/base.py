@@ -108,6 +108,10 @@ class Phase(ABC):
     def propose(self, ask: Ask, story: Story, workshop: "Workshop") -> Proposal:
         """The model that is asked for."""
 
+    def again(self, trial: Trial, trials: Sequence[Trial], workshop: "Workshop") -> Change:
+        """What makes the dense model into that of a trial of this phase."""
+        return workshop.cutter.change(trial.widths)
+
     def judge(self, proposal: Proposal, story: Story, workshop: "Workshop") -> Verdict:
         """Evaluate a proposal: on the subset, and if that is good enough on all validation images."""
         target = self.target(story)

@@ -15,7 +15,7 @@ from greedyprune.pruning.transplant import KeptSets, kept_change
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases.base import Ask, Phase, Proposal, Story, Verdict
 from greedyprune.search.trial import Baseline, Grown, Trial
-from greedyprune.sites import AttentionSite
+from greedyprune.sites import AttentionSite, Change
 
 if TYPE_CHECKING:
     from greedyprune.search.workshop import Workshop
@@ -75,7 +75,7 @@ class GrowPhase(Phase):
     def propose(self, ask: Ask, story: Story, workshop: "Workshop") -> Proposal:
         here = position_of(story.baseline, story.trials)
         site = self.order[len(here.kept)]
-        options, step = self.options.growth(site), self.options.step(site)
+        step = self.options.step(site)
         state, sites = workshop.bench.state, workshop.sites
         base = kept_change(sites, state, here.kept)
         loss = None
@@ -109,6 +109,13 @@ class GrowPhase(Phase):
             subset_map, full_map, done = self._evaluated(proposal, site, target, tolerance, story, workshop)
         ended = Grown(grew.site, grew.round, grew.kept, grew.loss, done)
         return Verdict(target, subset_map, full_map, done, ended)
+
+    def again(self, trial: Trial, trials: Sequence[Trial], workshop: "Workshop") -> Change:
+        kept: KeptSets = {}
+        for each in trials[: list(trials).index(trial) + 1]:
+            if each.grown is not None:
+                kept[each.grown.site] = each.grown.kept
+        return kept_change(workshop.sites, workshop.bench.state, kept)
 
     def site_target(self, index: int, baseline: Baseline) -> float:
         """AP that site `index` of the order aims at; it is done at (1 - map_tol) times this."""

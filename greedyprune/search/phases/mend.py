@@ -8,6 +8,7 @@ import numpy as np
 
 from greedyprune.search.phases.base import Ask, Phase, Proposal, Story
 from greedyprune.search.trial import Trial, last_held
+from greedyprune.sites import Change
 
 if TYPE_CHECKING:
     from greedyprune.search.workshop import Workshop
@@ -55,8 +56,11 @@ class MendPhase(Phase):
         widths, predicted = workshop.best_widths(workshop.dense_table(), ask.share)
         return Proposal(widths, workshop.mended(widths), predicted)
 
+    def again(self, trial: Trial, trials: Sequence[Trial], workshop: "Workshop") -> Change:
+        return workshop.mended(trial.widths)
+
     def _missing_share(self, trial: Trial, share: float) -> float:
-        """How much wider must be what failed: on the way to the dense AP, the AP rises no slower at first than later."""
+        """How much wider what failed must be: towards the dense AP, the AP rises no slower at first than later."""
         if trial.full_map is None:
             return 2 * PACE
         dense = trial.target / (1 - self.options.map_tol)

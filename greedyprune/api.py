@@ -1,0 +1,216 @@
+"""What people call: prune, evaluate, transplant, load and save, each in one call."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from greedyprune.data.coco import CocoDetection
+from greedyprune.data.transforms import eval_transform
+from greedyprune.errors import UserError
+from greedyprune.evaluation.predict import autocast
+from greedyprune.families import family_of, family_of_file
+from greedyprune.families.base import Family
+from greedyprune.files import file_hash
+from greedyprune.pruning import transplant as transplanting
+from greedyprune.report.front import Front
+from greedyprune.search.options import SearchOptions
+from greedyprune.search.phases import SCHEDULES
+from greedyprune.search.search import Display, Search, best_trial, check_budget
+from greedyprune.search.setup import Chosen, Resources, open_workshop, searched_sites, settings_of
+from greedyprune.search.trial import Baseline, Trial
+from greedyprune.search.workshop import Workshop
+from greedyprune.sites import Site
+from greedyprune.study import Study
+from greedyprune.study.distributions import width_distributions
+
+SLIM = "slim.safetensors"  # the slim model of a search, in the search's folder
+Model = nn.Module | str | Path
+Data = CocoDetection | str | Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found.
+
+    Attributes:
+        model: the slim detector, in eval mode; a copy of the dense one where nothing could be removed.
+        cfgs: its list of widths, as `--cfgs` takes it.
+        widths: site name -> width.
+        trials: everything that was tried, in order.
+        best: the trial that the model is of; None: the dense one.
+        baseline: the dense model as the search measured it.
+        front: AP against cost, of all trials.
+        path: the file of the slim model.
+    """
+
+    model: nn.Module
+    cfgs: Any
+    widths: dict[str, int]
+    trials: Sequence[Trial]
+    best: Trial | None
+    baseline: Baseline
+    front: Front
+    path: Path
+
+
+class Told(Display, AbstractContextManager["Told"], Protocol):
+    """Who is told what a search does, while it runs."""
+
+    def progress(self, done: int, total: int) -> None: ...
+
+
+def load(path: str | Path) -> nn.Module:
+    """A detector from a checkpoint alone, in eval mode.
+
+    Raises:
+        UserError: the file cannot be used.
+
+    Example:
+        >>> model = greedyprune.load("slim.safetensors")
+    """
+    return family_of_file(Path(path)).load(Path(path))
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """A checkpoint that knows its shape, and that `load` reads with no further word."""
+    family_of(model).save(model, Path(path))
+
+
+def transplant(model: Model, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A slim model with the surviving weights, which answers as the masked one does.
+
+    Args:
+        model: the dense detector, or its file.
+        kept: site name -> channels or items that stay; a site that is not named stays as it is.
+
+    Raises:
+        UserError: kept sets that do not fit the model.
+    """
+    module = _opened(model)
+    return transplanting.transplant(family_of(module), module, kept)
+
+
+def prune(
+    model: Model,
+    train: Data,
+    val: Data,
+    options: SearchOptions | None = None,
+    *,
+    db: str | Path = "runs/prune/prune.db",
+    study: str | None = None,
+    output_dir: str | Path | None = None,
+    resources: Resources | None = None,
+    told: Told | None = None,
+    command: str = "",
+) -> Result:
+    """Search the least widths that hold the accuracy that is asked for, and make the slim model.
+
+    The search may be killed at any moment: the same call goes on from its database.
+
+    Args:
+        model: a detector of a registered family in eval mode, or the file of one.
+        train: training images: a data set with the evaluation transform, or a folder in COCO's layout.
+        val: validation images, likewise.
+        options: what is searched.
+        db: a file, made with its folder where missing, or an SQLAlchemy URL.
+        study: its name there; one database may hold several. Default: `prune-SCHEDULE`.
+        output_dir: folder of the slim model. Default: that of the database's file, or `runs/prune`.
+        resources: memory budget and processes.
+        told: who is told; None: nobody.
+        command: what goes on with the study, for whoever comes with other options.
+
+    Raises:
+        UserError: the model, the data or the database cannot be used, or the study belongs to another search.
+
+    Example:
+        >>> options = greedyprune.SearchOptions(map_tol=0.02)
+        >>> result = greedyprune.prune("dense.safetensors", "coco", "coco", options, db="prune.db")
+        >>> result.cfgs
+    """
+    options = options or SearchOptions()
+    module = _opened(model).eval()
+    family = family_of(module)
+    folder = Path(output_dir) if output_dir is not None else _folder_of(str(db))
+    sites = searched_sites(family, module, options)
+    chosen = Chosen.choose(options, _data(val, "val", family, module), _data(train, "train", family, module))
+    settings = settings_of(family, module, sites, options, chosen)
+    ranges = width_distributions(sites, options.step)
+    name = study or f"prune-{options.schedule}"
+    device = next(module.parameters()).device
+    with (
+        Study.open(str(db), name, settings, ranges=ranges, command=command) as state,
+        autocast(device, options.amp, in_place=True),
+    ):
+        workshop = open_workshop(family, module, sites, chosen, options, state, resources or Resources())
+        check_budget(workshop.saving, sites, options)
+        return _searched(workshop, sites, options, state, folder / SLIM, told or _Silence())
+
+
+def _searched(
+    workshop: Workshop, sites: Sequence[Site], options: SearchOptions, state: Study, path: Path, told: Told
+) -> Result:
+    phases = SCHEDULES[options.schedule](options, sites)
+    trials = Search(phases, workshop, state, told).run()
+    baseline = state.baseline()
+    assert baseline is not None
+    best = best_trial(trials)
+    slim = _slim(workshop, trials, best, state, path)
+    family = workshop.bench.family
+    widths = {site.name: site.full for site in sites} | (best.widths if best else {})
+    cfgs = family.layout(slim).to_list(widths)
+    front = Front.of(trials, baseline, workshop.saving)
+    return Result(slim, cfgs, widths, trials, best, baseline, front, path)
+
+
+def _slim(workshop: Workshop, trials: Sequence[Trial], best: Trial | None, state: Study, path: Path) -> nn.Module:
+    """The slim model, in its file; where that holds it already it is read: it may have taken long to mend."""
+    family, dense = workshop.bench.family, workshop.model
+    number = None if best is None else list(trials).index(best)
+    if path.exists() and state.facts().get("slim") == {"trial": number, "sha256": file_hash(path)}:
+        return family.load(path).to(next(dense.parameters()).device)
+    change = workshop.nothing if best is None else change_of(best, trials, workshop)
+    slim = family.slim(dense, change)
+    family.save(slim, path)
+    state.set_fact("slim", {"trial": number, "sha256": file_hash(path)})
+    return slim
+
+
+def _opened(model: Model) -> nn.Module:
+    return model if isinstance(model, nn.Module) else load(model)
+
+
+def _data(data: Data, split: str, family: Family, model: nn.Module) -> CocoDetection:
+    if isinstance(data, CocoDetection):
+        return data
+    info = family.info(model)
+    return CocoDetection(data, split, info.category_ids or None, eval_transform(info.short_side, info.long_side))
+
+
+def _folder_of(db: str) -> Path:
+    return Path("runs/prune") if "://" in db else Path(db).parent
+
+
+class _Silence:
+    """Nobody is told anything."""
+
+    def __enter__(self) -> "_Silence":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def begin(self, baseline: Baseline, trials: Sequence[Trial], aim: str) -> None: ...
+
+    def doing(self, text: str) -> None: ...
+
+    def tried(self, trial: Trial) -> None: ...
+
+    def progress(self, done: int, total: int) -> None: ...
+
+
+__all__ = ["Result", "Told", "load", "prune", "save", "transplant"]
+_ = (AbstractContextManager, asdict, torch, UserError)
