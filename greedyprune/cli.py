@@ -10,11 +10,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from greedyprune.data.cache import demo_data
-from greedyprune.data.coco import CocoDetection
-from greedyprune.data.transforms import eval_transform
 from greedyprune.errors import UserError
 from greedyprune.models import Detector, load_model
+from greedyprune.text import escape_what_stdout_lacks, printable
 
 DEMO_MODEL = Path(__file__).parent / "assets" / "shapes_dn_detr.safetensors"
 _FILE_ERRORS = {
@@ -38,6 +36,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     Exit codes: what `main` returns; 2 for a UserError, a file or disk that refuses, or a GPU without memory; 130 for
     Ctrl-C.
     """
+    escape_what_stdout_lacks()
     try:
         code = main()
         sys.stdout.flush()
@@ -62,7 +61,7 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 
 def _complain(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()), None)}", file=sys.stderr)
     return 2
 
 
@@ -147,7 +146,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, batch_size: int = 8) -> None:
-    """`--coco_path`, `--batch_size` and `--num_workers`; see `open_dataset`."""
+    """`--coco_path`, `--batch_size` and `--num_workers`; see `open_dataset` of commands/datasets.py."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--coco_path",
@@ -218,47 +217,3 @@ def open_model(args: argparse.Namespace) -> Detector:
     cfgs = None if args.cfgs is None else " ".join(args.cfgs)
     overrides = {"whole_heads": True} if args.whole_heads else {}
     return load_model(args.resume, cfgs, **overrides).to(device)
-
-
-def open_dataset(args: argparse.Namespace, model: Detector, split: str, transform: Any = None) -> CocoDetection:
-    """The data set of `--coco_path`, its labels numbered as the model's.
-
-    Args:
-        args: parsed arguments of the data group.
-        model: says which categories its labels are, and how large it wants images.
-        split: `train` or `val`.
-        transform: None: the evaluation transform at the model's image size.
-
-    Raises:
-        UserError: the data cannot be read, or its categories are not the model's.
-    """
-    root = demo_data() if args.coco_path is None else args.coco_path
-    transform = transform or eval_transform(model.info.short_side, model.info.long_side)
-    dataset = CocoDetection(root, split, None, transform)
-    known = model.info.category_ids or tuple(range(model.options.num_classes))
-    check_categories(model, dataset, root)
-    if tuple(dataset.category_ids) == tuple(known):
-        return dataset
-    return CocoDetection(root, split, known, transform)
-
-
-def check_categories(model: Detector, dataset: CocoDetection, root: Path) -> None:
-    """Check that every category of the data is one that the model knows, by id and, where known, by name.
-
-    Raises:
-        UserError: names both numbers of classes and the first category that differs.
-    """
-    info = model.info
-    ids = info.category_ids or tuple(range(model.options.num_classes))
-    names = dict(zip(ids, info.class_names, strict=True)) if info.class_names else {}
-    for category, name in zip(dataset.category_ids, dataset.class_names, strict=True):
-        if category not in ids:
-            differs = f"category {category} ({name}) of the data is none of the model's"
-        elif names.get(category, name) != name:
-            differs = f"category {category} is {name} in the data and {names[category]} in the model"
-        else:
-            continue
-        raise UserError(
-            f"the model detects {len(ids)} classes and {root} has {len(dataset.category_ids)}: {differs}; "
-            "--resume a checkpoint of this data, or give its data as --coco_path"
-        )

@@ -13,11 +13,11 @@ from greedyprune.cli import (
     add_data_arguments,
     add_device_arguments,
     add_model_arguments,
-    open_dataset,
     open_model,
     whole_number,
 )
 from greedyprune.commands.calibration import BATCH, calibration_ids, open_mending, scoring_ids
+from greedyprune.commands.datasets import open_dataset
 from greedyprune.commands.prune_options import add_mending_images
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector

@@ -11,11 +11,11 @@ from greedyprune.cli import (
     add_data_arguments,
     add_device_arguments,
     add_model_arguments,
-    open_dataset,
     open_model,
     share,
     whole_number,
 )
+from greedyprune.commands.datasets import open_dataset
 from greedyprune.evaluation.draw import draw_pairs
 from greedyprune.evaluation.evaluate import evaluate, subset_ids
 from greedyprune.report import print_evaluation, progress_bar

@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from greedyprune.cfgs import parse_cfgs
-from greedyprune.cli import DEMO_MODEL, open_dataset, open_model
+from greedyprune.cli import DEMO_MODEL, open_model
 from greedyprune.commands.calibration import calibration_ids, open_cutter, scoring_ids
+from greedyprune.commands.datasets import open_dataset
 from greedyprune.commands.prune_options import global_options, parser, schedule_options
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError

@@ -12,22 +12,23 @@ from typing import Any
 
 import torch
 
+from greedyprune.classes import ADVICE, same_classes
 from greedyprune.cli import (
     DEMO_MODEL,
     Parser,
     add_data_arguments,
     add_device_arguments,
     add_model_arguments,
-    open_dataset,
     open_device,
     open_model,
 )
+from greedyprune.commands.datasets import data_classes, open_dataset
 from greedyprune.data.cache import demo_data
-from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import train_transform
 from greedyprune.errors import UserError
 from greedyprune.files import file_hash
 from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_model
+from greedyprune.models.new_classes import with_classes
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
 from greedyprune.training.flags import add_flags, from_flags
 from greedyprune.training.log import TrainLog, duration
@@ -37,6 +38,7 @@ from greedyprune.training.state import BEST, LAST, Folder, Position
 _MODEL_FLAGS = {field.name: None for kind in MODELS.values() for field in dataclasses.fields(kind.options)}
 del _MODEL_FLAGS["num_classes"]
 DEMO_IMAGES, DEMO_SIDE = 2000, 160
+_NEW_ADVICE = "the classes are those that the training annotations list: list it there, too"
 # Shown by the groups that all tools share.
 _SHARED = ("batch_size", "amp", "num_workers")
 
@@ -74,13 +76,17 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         sides = {"short_side": args.short_side or DEMO_SIDE, "long_side": args.long_side or DEMO_SIDE}
         data = argparse.Namespace(**{**vars(args), **sides, "coco_path": demo_data(train_images=images)})
     torch.manual_seed(options.seed)
-    model, train_data = _from_scratch(data, options) if args.model else _from_checkpoint(data, options, run)
-    val_data = open_dataset(data, model, "val")
+    model = _from_scratch(data) if args.model else _from_checkpoint(data, run)
+    advice = _NEW_ADVICE if args.model or args.new_classes else ADVICE
+    transform = train_transform(options.augment, model.info.short_side, model.info.long_side)
+    train_data = open_dataset(data, model, "train", transform, advice)
+    val_data = open_dataset(data, model, "val", advice=advice)
     feed = Feed(train_data, options, run, world)
     settings = {
         "model": args.model or "checkpoint",
         "weights": _fingerprint(args.backbone_weights if args.model else args.resume),
         **({"teacher": _fingerprint(args.teacher)} if args.teacher else {}),
+        **({"new_classes": True} if args.new_classes else {}),
         **{f"model.{name}": value for name, value in model.options.to_dict().items()},
         "cfgs": str(model.cfgs),
         **{f"model.{name}": value for name, value in dataclasses.asdict(model.info).items()},
@@ -105,14 +111,14 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         log.close()
 
 
-def _from_scratch(args: argparse.Namespace, options: TrainOptions) -> tuple[Detector, CocoDetection]:
-    """A new model for the classes of the data, and its training images."""
+def _from_scratch(args: argparse.Namespace) -> Detector:
+    """A new model for the classes of the data."""
     short_side, long_side = args.short_side or ModelInfo.short_side, args.long_side or ModelInfo.long_side
-    train_data = CocoDetection(args.coco_path, "train", None, train_transform(options.augment, short_side, long_side))
-    info = ModelInfo(tuple(train_data.class_names), tuple(train_data.category_ids), short_side, long_side)
+    classes = data_classes(args.coco_path)
+    info = ModelInfo(classes.names, classes.ids, short_side, long_side)
     given = {name: getattr(args, name) for name in _MODEL_FLAGS if getattr(args, name) is not None}
     cfgs = None if args.cfgs is None else " ".join(args.cfgs)
-    model = build_model(args.model, cfgs, info=info, num_classes=len(info.category_ids), **given)
+    model = build_model(args.model, cfgs, info=info, num_classes=classes.count, **given)
     if args.backbone_weights:
         load_backbone(model, args.backbone_weights)
     elif model.options.backbone != "small":
@@ -121,18 +127,18 @@ def _from_scratch(args: argparse.Namespace, options: TrainOptions) -> tuple[Dete
             "give --backbone_weights",
             file=sys.stderr,
         )
-    return model, train_data
+    return model
 
 
-def _from_checkpoint(
-    args: argparse.Namespace, options: TrainOptions, run: RunOptions
-) -> tuple[Detector, CocoDetection]:
-    """The model of --resume, and the training images with its labels."""
+def _from_checkpoint(args: argparse.Namespace, run: RunOptions) -> Detector:
+    """The model of --resume, with --new_classes for those of the data."""
     if args.resume.resolve().parent == run.output_dir.resolve():
         raise UserError(f"--resume {args.resume} lies in --output_dir, where it may be overwritten; give another one")
     model = open_model(args)
-    transform = train_transform(options.augment, model.info.short_side, model.info.long_side)
-    return model, open_dataset(args, model, "train", transform)
+    if not args.new_classes:
+        return model
+    classes = data_classes(args.coco_path)
+    return with_classes(model, classes, same_classes(classes, model.classes))
 
 
 def _fingerprint(path: Path | None) -> str:
@@ -162,6 +168,12 @@ def _add_model_flags(group: Any) -> None:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("Train a detector, or fine-tune one; the same command again goes on where it was.")
     add_model_arguments(parser)
+    parser.add_argument_group("other classes").add_argument(
+        "--new_classes",
+        action="store_true",
+        help="fine-tune --resume to the classes of the training data: class heads and label embeddings are made anew, "
+        "everything else is kept; a class of the same name (but for case and blanks) starts from what it was",
+    )
     group = parser.add_argument_group("a new model", "only with --model; number and names of classes are the data's")
     group.add_argument("--model", choices=tuple(MODELS), help="train from scratch, instead of --resume")
     group.add_argument(
@@ -190,6 +202,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.model and args.resume:
         raise UserError("--model starts from random weights and --resume from a checkpoint; leave one of them out")
+    if args.model and args.new_classes:
+        raise UserError("--new_classes is for fine-tuning with --resume; a new model has the data's classes anyway")
     if not args.model:
         args.resume = args.resume or DEMO_MODEL
         for name in (*_MODEL_FLAGS, "short_side", "long_side", "backbone_weights"):

@@ -12,12 +12,12 @@ from greedyprune.cli import (
     Parser,
     add_cache_argument,
     add_device_arguments,
-    open_dataset,
     open_device,
     share,
     whole_number,
 )
 from greedyprune.commands.calibration import open_cutter, scoring_ids
+from greedyprune.commands.datasets import open_dataset
 from greedyprune.commands.prune import weights_hash
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast

@@ -48,7 +48,7 @@ class CocoDetection(Dataset[Item]):
     Args:
         root: folder with `train2017`, `val2017` and `annotations`.
         split: `train` or `val`.
-        category_ids: the category of each label; None: all categories of the file, by id.
+        category_ids: the category of each label, None for one that has none here; None: all of the file, by id.
         transform: called with image and target, whose boxes are tv_tensors in pixels; None: only normalises.
         image_ids: the images to use; None: all.
         cache_images: keep decoded images in this process's memory.
@@ -56,7 +56,7 @@ class CocoDetection(Dataset[Item]):
     Attributes:
         root: as given.
         folder: where the split's images are.
-        category_ids: category of each label.
+        category_ids: category of each label; None: it has none.
         class_names: name of each label; the id for categories that the file does not list.
         image_ids: sorted; item i is image `image_ids[i]`.
         coco: pycocotools' index of the annotation file. Data sets on the same file share it.
@@ -72,7 +72,7 @@ class CocoDetection(Dataset[Item]):
         self,
         root: str | Path,
         split: str,
-        category_ids: Sequence[int] | None = None,
+        category_ids: Sequence[int | None] | None = None,
         transform: Callable[[Tensor, dict[str, Any]], Item] | None = None,
         image_ids: Sequence[int] | None = None,
         cache_images: bool = False,
@@ -81,7 +81,7 @@ class CocoDetection(Dataset[Item]):
         self.folder = self.root / f"{split}2017"
         annotations = open_annotations(self.root, split)
         self.coco, self.fingerprint = annotations.coco, annotations.fingerprint
-        self.category_ids = tuple(sorted(self.coco.cats) if category_ids is None else category_ids)
+        self.category_ids = tuple[int | None, ...](sorted(self.coco.cats) if category_ids is None else category_ids)
         self.class_names = tuple(
             str(self.coco.cats[category]["name"]) if category in self.coco.cats else str(category)
             for category in self.category_ids
@@ -96,7 +96,7 @@ class CocoDetection(Dataset[Item]):
 
     def _index(self, path: Path) -> None:
         """The annotations as arrays: lists of dicts would be copied page by page into every worker's memory."""
-        labels = {category: label for label, category in enumerate(self.category_ids)}
+        labels = {category: label for label, category in enumerate(self.category_ids) if category is not None}
         rows, label_rows, ends = [], [], [0]
         for image in self.image_ids:
             for annotation in self.coco.imgToAnns.get(image, ()):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
+from greedyprune.classes import map_labels
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import make_loader
 from greedyprune.errors import UserError
@@ -118,7 +119,8 @@ def evaluate(
         progress: wraps the loader, to show a bar.
 
     Raises:
-        UserError: the data set has no images, or one of them cannot be read.
+        UserError: the data set has no images, one of them cannot be read, or it has objects of classes that the model
+            lacks.
     """
     device = next(model.parameters()).device
     chosen = subset_ids(dataset.image_ids, images, seed)
@@ -128,7 +130,9 @@ def evaluate(
     subset = Subset(dataset, [place[image] for image in chosen])
     loader: Iterable[Any] = make_loader(subset, batch_size, num_workers=num_workers)
     fast = deployed(model)
-    found = predict_detections(fast, loader if progress is None else progress(loader), device, amp=amp)
+    categories = map_labels(model.classes, dataset.coco, dataset.root).categories
+    shown = loader if progress is None else progress(loader)
+    found = predict_detections(fast, shown, device, amp=amp, category_ids=categories)
     size = typical_size(dataset, chosen)
     params, transformer_params = count_parameters(model)
     flops, transformer_flops = count_flops(model, size)

@@ -129,6 +129,16 @@ class DeformableDetector(PyramidDetector):
         count = self.options.dec_layers + self.options.two_stage
         return nn.ModuleList(copy.deepcopy(head) if self.options.refines else head for _ in range(count))
 
+    @property
+    def class_heads(self) -> list[nn.Linear]:
+        heads = cast("list[nn.Linear]", list(self.class_embed))
+        own = heads[: self.options.dec_layers]
+        return own if self.options.refines else own[:1]
+
+    @property
+    def proposal_head(self) -> nn.Linear | None:
+        return cast(nn.Linear, self.class_embed[-1]) if self.options.two_stage else None
+
     def predict(self, hidden: list[Tensor], references: list[Tensor]) -> tuple[Tensor, Tensor]:
         first = self.options.dec_layers - len(hidden)
         logits, boxes = [], []

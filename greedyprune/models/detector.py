@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from greedyprune.cfgs import Cfgs, check_cfgs
+from greedyprune.classes import Classes
 from greedyprune.models.backbone import Backbone
 from greedyprune.models.batch import ImageBatch
 from greedyprune.models.denoising import Denoising, denoising_queries
@@ -62,6 +63,21 @@ class Detector(nn.Module):
     def predict(self, hidden: list[Tensor], references: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits `[L, B, N, C]` and boxes `[L, B, N, 4]` of the last L decoder layers, of what they gave and got."""
         raise NotImplementedError
+
+    @property
+    def class_heads(self) -> list[nn.Linear]:
+        """The heads whose rows are classes, each once."""
+        raise NotImplementedError
+
+    @property
+    def proposal_head(self) -> nn.Linear | None:
+        """The head of a second stage's proposals, whose row 0 says whether there is an object; None: there is none."""
+        return None
+
+    @property
+    def classes(self) -> Classes:
+        """What its labels are, as far as it knows."""
+        return Classes(self.options.num_classes, self.info.category_ids, self.info.class_names)
 
     @property
     def feature_extractor(self) -> Backbone:

@@ -57,6 +57,10 @@ class DABDetector(Detector):
         """How many levels the Transformer tells apart; see `Transformer`."""
         return 0
 
+    @property
+    def class_heads(self) -> list[nn.Linear]:
+        return [self.class_embed]
+
     def queries(self, features: Features, memory: Tensor) -> Queries:
         reference = self.refpoint_embed.weight
         unknown = self.label_enc.weight[self.options.num_classes]

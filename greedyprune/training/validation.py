@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Subset
 
+from greedyprune.classes import map_labels
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import collate
 from greedyprune.data.seeded import start_worker
@@ -51,7 +52,8 @@ class Validation:
             progress: wraps the loader.
         """
         loader: Iterable[Any] = self.loader if progress is None else progress(self.loader)
-        parts = self.world.gather(predict_detections(model, loader, self.world.device))
+        categories = map_labels(model.classes, self.dataset.coco, self.dataset.root).categories
+        parts = self.world.gather(predict_detections(model, loader, self.world.device, category_ids=categories))
         if not self.world.main:
             return None
         found = Detections.concat(parts)
