@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from greedyprune.pruning.prefix import begin
 from greedyprune.pruning.scorers import Given, make_cuts
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import masked, transplant
+from greedyprune.report import open_console
 
 Row = tuple[str, str, bool]
 
@@ -246,7 +246,7 @@ def main() -> int:
         table.add_column(column)
     for check, measured, holds in rows:
         table.add_row(check, measured, str(holds))
-    Console().print(table)
+    open_console().print(table)
     return 0 if all(holds for _, _, holds in rows) else 1
 
 

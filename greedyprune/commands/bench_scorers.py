@@ -4,7 +4,6 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from greedyprune.cfgs import PRUNE, check_cfgs, parse_cfgs
@@ -23,6 +22,7 @@ from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
 from greedyprune.pruning.scorers import SCORERS, Given
 from greedyprune.pruning.sites import Site, list_sites
+from greedyprune.report import open_console
 from greedyprune.search.cutter import Cutter
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.images import Images, Room
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 seconds = time.perf_counter() - started
                 told = ["yes" if refit else "no", "yes" if mends else "no", f"{seconds:.1f}"]
                 table.add_row(scorer, *told, *(f"{ap(each):.4f}" for each in slim))
-    Console().print(table)
+    open_console().print(table)
     return 0
 
 

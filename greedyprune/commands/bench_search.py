@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from pycocotools.coco import COCO
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -31,6 +30,7 @@ from greedyprune.pruning.score import candidate_losses, grown_site
 from greedyprune.pruning.scorers import Given, make_cuts
 from greedyprune.pruning.scorers.exact import SCORING_IMAGES, candidate_count
 from greedyprune.pruning.sites import Site, list_sites
+from greedyprune.report import open_console
 
 T = TypeVar("T")
 
@@ -375,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {site.part for site in chosen} != {"encoder", "decoder"}:
         raise UserError(f"--layer {args.layer}: the encoder or the decoder has no such layer")
     bench = Bench(model.to(device).eval(), args.images, (args.height, args.width))
-    console = Console(highlight=False)
+    console = open_console()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     console.print(
         f"{args.model}, {args.backbone}, random weights; {args.images} generated image(s) of {args.width} x "

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -114,10 +115,13 @@ def _per_class(coco: Any, precision: np.ndarray) -> dict[str, float]:
 
 
 def unique_names(categories: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The categories' names; a name that several have is followed by the id."""
+    """The categories' names; where several have the same, each of these is followed by its id."""
     categories = list(categories)
     names = [str(category.get("name", category["id"])) for category in categories]
-    return [
-        name if names.count(name) == 1 else f"{name} ({category['id']})"
-        for name, category in zip(names, categories, strict=True)
-    ]
+    while len(set(names)) < len(names):  # with its id, a name may be another one's
+        times = Counter(names)
+        names = [
+            name if times[name] == 1 else f"{name} ({category['id']})"
+            for name, category in zip(names, categories, strict=True)
+        ]
+    return names
