@@ -168,7 +168,11 @@ def _coco(count: int) -> Classes | None:
 
 
 def _lacking(model: Classes, data: Classes, missing: list[tuple[int, str]], place: str | Path) -> str:
-    shown = ", ".join(f"{category} ({printable(name, 40)})" for category, name in missing[:_SHOWN])
+    named = dict(zip(model.known_ids, model.names, strict=True)) if model.names else {}
+    there = {category: f"; {printable(name, 40)} in the model" for category, name in named.items()}
+    shown = ", ".join(
+        f"{category} ({printable(name, 40)}{there.get(category, '')})" for category, name in missing[:_SHOWN]
+    )
     more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
     which = f"category {shown} of the data is" if len(missing) == 1 else f"categories {shown}{more} of the data are"
     has = "" if model.names else " (it has no class names: its labels are taken by their ids)"
