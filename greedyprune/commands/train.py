@@ -29,6 +29,8 @@ from greedyprune.errors import UserError
 from greedyprune.files import file_hash
 from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_model
 from greedyprune.models.new_classes import with_classes
+from greedyprune.report import number
+from greedyprune.text import printable
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
 from greedyprune.training.flags import add_flags, from_flags
 from greedyprune.training.log import TrainLog, duration
@@ -105,7 +107,8 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
     log = TrainLog(run.output_dir, position.step, position.epochs_done, trainer.total, run.tensorboard)
     try:
         doing = "going on" if position.step else "starting"
-        log.say(f"{doing} at step {position.step} of {trainer.total}, {feed.images} images, in {run.output_dir}")
+        place = printable(str(run.output_dir), None)
+        log.say(f"{doing} at step {position.step} of {trainer.total}, {feed.images} images, in {place}")
         return trainer.train(log)
     finally:
         log.close()
@@ -147,8 +150,10 @@ def _fingerprint(path: Path | None) -> str:
 
 def _report(position: Position, folder: Path) -> None:
     print(f"finished: {position.epochs_done} epochs, {position.step} steps in {duration(position.seconds)}")
-    print(f"last: {folder / LAST}, AP {position.accuracy['AP']:.4f}")
-    print(f"best: {folder / BEST}, AP {position.best_ap:.4f} of epoch {position.best_epoch}")
+    last, best = (printable(str(folder / name), None) for name in (LAST, BEST))
+    print(f"last: {last}, AP {number(position.accuracy['AP'])}")
+    if position.best_ap is not None:
+        print(f"best: {best}, AP {number(position.best_ap)} of epoch {position.best_epoch}")
 
 
 def _add_model_flags(group: Any) -> None:

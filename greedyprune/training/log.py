@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
+from greedyprune.report import number
 from greedyprune.training.state import LOG
 
 # Seconds between lines of progress where there is no terminal for a bar.
@@ -68,7 +69,7 @@ class TrainLog:
     def epoch(self, record: dict[str, Any]) -> None:
         """A record of an epoch: needs `step` and `epoch`; `AP` where it was evaluated."""
         self._write({"kind": "epoch", **record})
-        accuracy = f", AP {record['AP']:.4f} AP50 {record['AP50']:.4f}" if "AP" in record else ""
+        accuracy = f", AP {number(record['AP'])} AP50 {number(record['AP50'])}" if "AP" in record else ""
         self.say(f"epoch {record['epoch']} done at step {record['step']}{accuracy}")
 
     def advance(self, steps: int = 1) -> None:

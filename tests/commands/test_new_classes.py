@@ -16,7 +16,7 @@ from greedyprune.models import ModelInfo, save_checkpoint
 from greedyprune.pruning.transplant import transplant
 from greedyprune.training.state import BEST, LAST, STATE
 
-from ..evaluation.tiny_coco import CATEGORIES
+from ..evaluation.tiny_coco import CATEGORIES, MOVED, RENAMED, renumber
 from ..training.tiny_training import farthest, small_model, write_data
 
 PYRAMID = {"hidden_dim": 32, "heads": 4, "num_feature_levels": 2}
@@ -26,9 +26,6 @@ KINDS = {
     "dn_deformable_detr": {**PYRAMID, "two_stage": True},
     "deformable_detr": PYRAMID,
 }
-# Another id for each, an unused class 0, one name but for its case, and a name that is markup to a terminal.
-RENAMED = {0: "__background__", 5: " Disc", 6: "[/red]\n"}
-MOVED = {3: 6, 8: 5}
 SHORT = ["--device", "cpu", "--threads", "1", "--batch_size", "4", "--augment", "none"]
 
 
@@ -37,17 +34,6 @@ def threads():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-def renumber(folder: Path, names: dict[int, str], moved: dict[int, int]) -> Path:
-    """Other names and ids for a data set's categories, in place."""
-    for path in (folder / "annotations").iterdir():
-        content = json.loads(path.read_text())
-        content["categories"] = [{"id": category, "name": name} for category, name in names.items()]
-        for annotation in content["annotations"]:
-            annotation["category_id"] = moved[annotation["category_id"]]
-        path.write_text(json.dumps(content))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import shlex
@@ -159,8 +160,26 @@ def test_data_of_other_categories_is_refused(folder, arguments, tmp_path):
     model = small_model(num_classes=3)
     object.__setattr__(model, "info", type(model.info)(("box", "ring", "star"), (3, 8, 10), 48, 64))
     save_checkpoint(model, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match=r"category 8 \(disc; ring in the model\) of the data is none of .* --new_classes"):
+    with pytest.raises(UserError, match=r"category 8 \(disc; ring in the model\) .* --new_classes"):
         main([*arguments, "--resume", str(tmp_path / "other.safetensors"), "--output_dir", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_without_any_object_are_trained_and_evaluated_on(arguments, split, tmp_path, capsys):
+    data = write_data(tmp_path / "data")
+    path = data / "annotations" / f"instances_{split}2017.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    words = [*arguments, "--coco_path", str(data), "--epochs", "1", "--output_dir", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert (f"{LAST}, AP -\n" in capsys.readouterr().out) == (split == "val")
+
+
+def test_data_without_training_images_are_named(arguments, tmp_path):
+    data = write_data(tmp_path / "data")
+    path = data / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": [], "images": []}))
+    with pytest.raises(UserError, match="data has no training images"):
+        main([*arguments, "--coco_path", str(data), "--output_dir", str(tmp_path / "out")])
 
 
 def test_a_broken_image_is_named_in_one_line_also_from_a_worker(arguments, tmp_path):

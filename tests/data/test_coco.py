@@ -59,6 +59,12 @@ def test_labels_are_places_in_given_category_ids(two_images):
     assert dataset.class_names == ("dog", "4", "cat")
 
 
+def test_a_label_may_have_no_category(two_images):
+    every, some = (CocoDetection(two_images, "val", category_ids=ids) for ids in ((9, 4, 3), (None, 9, 4, None, 3)))
+    for one, other in zip(every, some, strict=True):
+        assert [{0: 1, 1: 2, 2: 4}[label] for label in one[1]["labels"].tolist()] == other[1]["labels"].tolist()
+
+
 def test_an_annotated_category_that_is_not_asked_for_is_a_users_error(two_images):
     with pytest.raises(UserError, match=r"annotation 2 is of category 3 \(cat\), which is none of the 2"):
         CocoDetection(two_images, "val", category_ids=(9, 4))
