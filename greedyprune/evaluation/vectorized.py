@@ -39,7 +39,7 @@ class CocoEvaluator:
         self._cell = cells[order]
         self._box = np.array([truth["bbox"] for truth in truths], dtype=np.float64).reshape(-1, 4)[order]
         self._area = np.array([truth["area"] for truth in truths], dtype=np.float64)[order]
-        self._crowd = np.array([bool(truth.get("iscrowd", 0)) for truth in truths], dtype=bool)[order]
+        self._crowd = np.array([bool(int(truth.get("iscrowd", 0))) for truth in truths], dtype=bool)[order]
         self._count = np.bincount(self._cell, minlength=len(self.image_ids) * len(self.category_ids))
         self._first = np.cumsum(self._count) - self._count
 
