@@ -132,7 +132,10 @@ class Resize(v2.Transform):
         size = resized(height, width, short_side, self.long_side)
         if size == (height, width):
             return image, target
-        return F.resize(image, list(size), antialias=True), {**target, "boxes": F.resize(target["boxes"], list(size))}
+        boxes = F.resize(target["boxes"], list(size))
+        if size[1] == 1:  # PyTorch's kernel for bytes (2.11) goes past the end of such a result
+            return F.resize(image.float(), list(size), antialias=True).round().byte(), {**target, "boxes": boxes}
+        return F.resize(image, list(size), antialias=True), {**target, "boxes": boxes}
 
 
 class RandomSizeCrop(v2.Transform):

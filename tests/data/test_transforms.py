@@ -150,13 +150,17 @@ def test_an_extremely_long_image_keeps_a_pixel_and_ends_at_the_longest_side(shor
 
 
 @pytest.mark.parametrize("kind", ["detr", "flips", "none"])
-def test_an_extremely_long_image_can_be_trained_on(kind):
-    image = tv_tensors.Image(torch.zeros(3, 1, 20000, dtype=torch.uint8))
-    boxes = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, 20000, 1]]), format="XYXY", canvas_size=(1, 20000))
+@pytest.mark.parametrize(("height", "width"), [(1, 20000), (20000, 1), (9000, 7)])
+def test_an_extremely_long_image_can_be_trained_on(kind, height, width):
+    image = tv_tensors.Image(torch.full((3, height, width), 77, dtype=torch.uint8))
+    corners = torch.tensor([[0.0, 0, width, height]])
+    boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width))
     for seed in range(6):
         torch.manual_seed(seed)
-        out, _ = train_transform(kind, 80, 130)(image, {"labels": torch.tensor([1]), "boxes": boxes})
+        out, target = train_transform(kind, 80, 130)(image, {"labels": torch.tensor([1]), "boxes": boxes})
         assert max(out.shape[-2:]) <= 130
+        assert (denormalise(out) == 77).all()
+        assert target["boxes"].tolist() == [[0.5, 0.5, 1, 1]]
 
 
 def test_the_evaluation_transform_resizes_and_changes_nothing_at_random():
