@@ -136,9 +136,13 @@ class CocoDetection(Dataset[Item]):
         """An image as its annotations see it: `[3, h, w]` uint8 RGB; not to be changed in place.
 
         Raises:
-            ImageError: the image is missing, broken, or not of the size that the file says.
+            UserError: the data set has no such image.
+            ImageError: see `read_image`.
         """
-        return self._image(bisect_left(self.image_ids, image_id))
+        index = bisect_left(self.image_ids, image_id)
+        if self.image_ids[index : index + 1] != [image_id]:
+            raise UserError(f"the data set in {self.root} has no image {image_id}")
+        return self._image(index)
 
     def _image(self, index: int) -> Tensor:
         """`[3, h, w]` uint8 RGB; not to be changed in place."""
