@@ -1,5 +1,6 @@
 """Image files as RGB pixels: the one place that opens them. docs/DATA.md says what becomes of every kind."""
 
+import errno
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the image
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 
 
@@ -67,6 +69,7 @@ def read_image(path: Path, size: tuple[int, int], what: str) -> Pixels:
 
     Raises:
         ImageError: the file is missing, is no image or a broken one, has another size, or pixels of unknown range.
+        OSError: there are no more files or memory to be had.
     """
     try:
         if kind := irregular(path):
@@ -78,6 +81,8 @@ def read_image(path: Path, size: tuple[int, int], what: str) -> Pixels:
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{what} cannot be read: {reason}; replace it or remove it from the annotations") from None
 

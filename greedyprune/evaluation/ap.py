@@ -57,7 +57,8 @@ def _reference(coco: Any, found: Found, image_ids: Sequence[int], faster: bool) 
         from faster_coco_eval import COCOeval_faster
 
         kind = COCOeval_faster
-    # Both lose images with ids beyond 2^53, and objects with ids of 0 or beyond 2^63: everything is numbered from 1.
+    # Numbered from 1: neither finds an annotation with id 0, and faster-coco-eval finds none from 2^63 on, and mixes up
+    # images and categories beyond 2^53.
     images = {image: number for number, image in enumerate(sorted(set(image_ids)), start=1)}
     categories = {category: number for number, category in enumerate(sorted(coco.getCatIds()), start=1)}
     keys = ("image_id", "category_id", "bbox", "area")

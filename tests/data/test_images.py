@@ -1,5 +1,6 @@
 import contextlib
 import os
+import resource
 import struct
 import zlib
 
@@ -258,3 +259,14 @@ def test_broken_files_of_every_format_are_refused_or_read(tmp_path, suffix):
         path.write_bytes(broken[: random.integers(1, len(broken) + 1)])
         with contextlib.suppress(ImageError):
             assert read(path, (20, 30)).shape == (20, 30, 3)
+
+
+def test_a_process_with_no_files_left_does_not_blame_the_image(tmp_path):
+    Image.fromarray(SCENE).save(tmp_path / "scene.png")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            read(tmp_path / "scene.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
