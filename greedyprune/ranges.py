@@ -53,7 +53,7 @@ class Range:
         except ValueError:
             value = math.nan
         if not self.holds(value):
-            raise ArgumentTypeError(f"{_shortened(text)!r} is not {self}")
+            raise ArgumentTypeError(f"{shortened(text)!r} is not {self}")
         return value
 
     def check(self, value: object, what: str) -> None:
@@ -67,7 +67,7 @@ class Range:
             UserError: the value is no number of this range.
         """
         if not self.holds(value):
-            raise UserError(f"{what} is {_shortened(repr(value))}, it must be {self}")
+            raise UserError(f"{what} is {shortened(repr(value))}, it must be {self}")
 
     def __str__(self) -> str:
         noun = "a whole number" if self.kind is int else "a number"
@@ -126,5 +126,6 @@ def check_ranges(options: Any, named: Callable[[str], str]) -> None:
             allowed.check(value, named(name))
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A value as messages show it: at most 40 characters."""
     return text if len(text) <= 40 else f"{text[:36]}..."

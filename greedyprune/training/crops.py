@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.models.backbone import Backbone
 from greedyprune.models.batch import ImageBatch
@@ -57,6 +58,9 @@ def cut_crops(
 
     Returns:
         uint8 `[N, 3, side, side]` and labels int64 `[N]`.
+
+    Raises:
+        UserError: there is no object.
     """
     crops, labels = [], []
     indices: Iterable[int] = range(len(dataset))
@@ -72,6 +76,8 @@ def cut_crops(
             centre = torch.tensor([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]) + shift
             crops.append(_window(pixels, centre, window, side))
             labels.append(label)
+    if not crops:
+        raise UserError(f"no image in {dataset.folder} has an object to learn from; give other data as --coco_path")
     return torch.stack(crops), torch.tensor(labels)
 
 

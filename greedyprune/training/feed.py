@@ -56,7 +56,7 @@ class Feed:
         self.images = min(options.train_images, len(dataset)) if options.train_images else len(dataset)
         self.steps_per_epoch = self.images // options.batch_size
         if not self.images:
-            raise UserError(f"data folder {dataset.root} has no training images to train on")
+            raise UserError(f"there are no images in {dataset.folder} to train on; give other data as --coco_path")
         if not self.steps_per_epoch:
             raise UserError(
                 f"there are {self.images} training images, fewer than --batch_size {options.batch_size}; "
