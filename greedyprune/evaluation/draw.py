@@ -12,6 +12,7 @@ from torch import Tensor
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.evaluation.detections import Detections
+from greedyprune.files import naming
 
 SHORTEST_SIDE = 480  # smaller images are enlarged to it, so that names can be read
 _Rect = tuple[float, float, float, float]
@@ -106,7 +107,8 @@ def draw_pairs(
             draw_detections(image, found, names, min_score=min_score, title=f"detections, scores from {min_score:.2f}"),
         )
         target = folder / f"{path.stem}_{image_id}.png"
-        pair.save(target)
+        with naming(target):
+            pair.save(target)
         written.append(target)
     return written
 
