@@ -1,11 +1,9 @@
 """GreedyPrune: prune a trained DETR-family detector to a smaller one, and never lose the search."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
 from greedyprune.errors import UserError
 from greedyprune.version import __version__
 
+TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
     from greedyprune.models import build_model, load_checkpoint, load_model
     from greedyprune.models.deploy import deployed
@@ -24,6 +22,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

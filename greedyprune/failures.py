@@ -75,9 +75,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or number == errno.ENOMEM or _has(text, _MEMORY):
         return _with_advice(f"out of memory{_wanted(text)}", _LESS_MEMORY)
     if worker:
-        ended = f"was killed (signal {worker[1]}), perhaps for memory" if worker[1] else "ended"
-        fewer = {"--num_workers": "fewer --num_workers (0 shows what it fails of)"}
-        return _with_advice(f"a process that decodes images {ended}", fewer)
+        ended = f"was killed (signal {worker[1]})" if worker[1] else "ended"
+        fewer = {"--num_workers": "fewer --num_workers (with 0 its own failure is shown)"}
+        return _with_advice(f"a process that decodes images {ended}, perhaps for memory", fewer)
     if number == errno.EAGAIN or _has(text, _PROCESSES):
         return _with_advice("no more processes or threads can be started", _FEWER_PROCESSES)
     if isinstance(error, OSError) and number in _FILE_ERRORS:

@@ -1,8 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP: each ends a tool with one line and exit code 128 + signal, whatever it is doing.
 
-While a tool loads its libraries there is nothing to clean up, and an exception would surface in the middle of someone
-else's import: a signal ends the process at once. While it works a signal raises KeyboardInterrupt in the main thread,
-so that temporary files go and a command can say how to go on. After that a signal finds nothing left to do.
+While a tool works a signal raises KeyboardInterrupt in the main thread, so that temporary files go and a command can
+say how to go on. Before that, while its libraries are loaded, see `entry`; after it a signal finds nothing left to do.
 """
 
 import contextlib
@@ -21,12 +20,11 @@ GRACE = 2.0  # seconds in which signals are one request: a terminal and torchrun
 
 
 class Phase(Enum):
-    """What a process is doing: not heard yet, loading libraries, working, or working on nothing any more."""
+    """What signals find a process doing: not listening, working, or done and leaving."""
 
     DEAF = 0
-    LOADING = 1
-    WORKING = 2
-    ENDED = 3
+    WORKING = 1
+    ENDED = 2
 
 
 class Interrupts:
@@ -55,9 +53,9 @@ class Interrupts:
         self.number, self._since = number, now
         return True
 
-    def listen(self, phase: Phase) -> None:
+    def listen(self) -> None:
         """From now on signals are heard; those that are ignored (nohup, a shell's `&`) stay so."""
-        self.phase, self.number = phase, None
+        self.phase, self.number = Phase.WORKING, None
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._handle)
@@ -73,7 +71,7 @@ class Interrupts:
             yield
             return
         before = {number: signal.getsignal(number) for number in SIGNALS}
-        self.listen(Phase.WORKING)
+        self.listen()
         try:
             yield
         finally:
@@ -92,9 +90,6 @@ class Interrupts:
             return
         if self.phase is Phase.WORKING and not again:
             raise KeyboardInterrupt
-        if self.phase is Phase.LOADING:
-            with contextlib.suppress(OSError):
-                os.write(2, b"\ninterrupted\n")
         os._exit(self.exit_code)
 
 

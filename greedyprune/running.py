@@ -1,37 +1,28 @@
-"""How every tool starts and ends. Imports nothing heavy: a tool answers Ctrl-C from its first moment."""
+"""How every tool runs and ends: standard streams, failures in a line, exit codes."""
 
 import contextlib
 import importlib
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from greedyprune.errors import UserError
 from greedyprune.failures import explain, lost_peer
 from greedyprune.files import naming
-from greedyprune.interrupts import Phase, interrupts
+from greedyprune.interrupts import interrupts
 from greedyprune.peers import Peers
 
 _STREAMS = ("stdout", "stderr")
 
 
-def run_command(name: str, **given: Any) -> NoReturn:
-    """Run a tool and exit; for the files in tools/, whose only import this is.
-
-    Args:
-        name: of a module in `greedyprune.commands`; its `main` is called.
-        given: what `main` is called with.
-    """
-    interrupts.listen(Phase.LOADING)
-
-    def main() -> int:
-        command = importlib.import_module(f"greedyprune.commands.{name}")
-        interrupts.phase = Phase.WORKING
-        return command.main(**given)
-
-    run(main)
+def start(name: str, given: Mapping[str, Any]) -> NoReturn:
+    """Load a command, run it and exit; see `entry.run_command`."""
+    _open_streams()
+    command = importlib.import_module(f"greedyprune.commands.{name}")
+    interrupts.listen()
+    run(lambda: command.main(**given))
 
 
 def run(main: Callable[[], int]) -> NoReturn:

@@ -3,7 +3,7 @@
 Run it on the machine with the GPU, in the repository: python tools/gpu_check.py [--device cuda:0]
 """
 
-from greedyprune.running import run_command
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
     run_command("gpu_check")

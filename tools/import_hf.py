@@ -1,6 +1,6 @@
 """Import a DAB-DETR that HuggingFace transformers saved; see `--help`."""
 
-from greedyprune.running import run_command
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
     run_command("import_hf")

@@ -1,5 +1,6 @@
 """Batches of items."""
 
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
@@ -11,6 +12,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from greedyprune.data.workers import Packing, start_worker, unpack
 from greedyprune.errors import UserError
 from greedyprune.failures import explain, not_started
+from greedyprune.processes import starting
 from greedyprune.ranges import BATCH, PROCESSES_OR_NONE
 
 Item = tuple[Tensor, dict[str, Any]]
@@ -85,9 +87,16 @@ class Loader(Generic[Made]):
 
     def _start(self) -> _MultiProcessingDataLoaderIter:
         try:
-            return cast(_MultiProcessingDataLoaderIter, iter(self._loader))
-        except (OSError, RuntimeError) as error:
-            raise not_started(error, f"--num_workers {self._loader.num_workers}") from None
+            with starting():
+                return cast(_MultiProcessingDataLoaderIter, iter(self._loader))
+        except BaseException as error:
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                half = frame.f_locals.get("self")
+                if isinstance(half, _MultiProcessingDataLoaderIter):
+                    half._shutdown = True  # its finalizer would look for what it never got
+            if isinstance(error, OSError | RuntimeError):
+                raise not_started(error, f"--num_workers {self._loader.num_workers}") from None
+            raise
 
     def _stop(self, batches: _MultiProcessingDataLoaderIter) -> None:
         """End the workers: nobody else does while an exception's traceback holds on to them."""

@@ -26,7 +26,7 @@ from greedyprune.data.shapes import CATEGORIES, draw_scene
 from greedyprune.errors import UserError
 from greedyprune.failures import not_started
 from greedyprune.files import naming
-from greedyprune.interrupts import SIGNALS
+from greedyprune.processes import answer, starting
 from greedyprune.ranges import IMAGES, PROCESSES, SEED, processors
 
 SPLITS = ("train", "val")
@@ -182,14 +182,14 @@ def _submit(
     workers: int,
 ) -> list[Future[list[Drawn]]]:
     try:
-        return [pool.submit(draw, chunk) for chunk in chunks]
+        with starting():
+            return [pool.submit(draw, chunk) for chunk in chunks]
     except OSError as error:
         raise not_started(error, f"--workers {workers}") from None
 
 
 def _start_worker(parent: int) -> None:
-    for number in SIGNALS:  # they reach the workers, too; the parent ends them
-        signal.signal(number, signal.SIG_IGN)
+    answer(signal.SIG_IGN)  # the parent ends them
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from greedyprune.processes import answer
+
 _GRACE = 60  # seconds that a worker lives on after SIGTERM
 _LARGE = 65_536  # bytes from which on a tensor is shared instead of sent
 _ALIGNED = 64  # bytes of which every shared tensor's place is a multiple
@@ -120,10 +122,7 @@ def start_worker(worker: int) -> None:
     """For a DataLoader's `worker_init_fn`: one thread, and deaf to signals for as long as it takes to stop cleanly."""
     torch.set_num_threads(1)
     # A signal to the whole group reaches the workers, too, and the step under way still needs them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, frame: signal.alarm(_GRACE))
+    answer(lambda number, frame: signal.alarm(_GRACE))
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
 
 
