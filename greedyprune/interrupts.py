@@ -39,6 +39,7 @@ class Interrupts:
         self.phase = Phase.DEAF
         self.number: int | None = None
         self._since = 0.0
+        self._held: list[int] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -79,12 +80,27 @@ class Interrupts:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """A signal inside waits until the end: what is done there would not survive an exception out of nowhere."""
+        waiting: list[int] = []
+        self._held = waiting
+        try:
+            yield
+        finally:
+            self._held = None
+        for number in waiting[:1]:
+            self._handle(number, None)
+
     def end(self) -> None:
         """What is left to do is to tell and to leave."""
         if self.phase is not Phase.DEAF:
             self.phase = Phase.ENDED
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._held is not None:
+            self._held.append(number)
+            return
         again = self.number is not None
         if not self.note(number):
             return

@@ -6,27 +6,34 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from greedyprune.interrupts import SIGNALS
+from greedyprune.interrupts import SIGNALS, interrupts
 
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Start processes inside: signals wait in them until they `answer`; if it fails, those that run are killed.
-
-    Signals wait in this thread, too. One that comes to another thread of this process still finds its handler.
-    """
+    """Start processes inside: signals wait, in them until they `answer`; if it fails, those that run are killed."""
     before, mask = set(multiprocessing.active_children()), None
     if hasattr(signal, "pthread_sigmask"):
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield
+        with interrupts.held():
+            try:
+                yield
+            finally:
+                if mask is not None:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     except BaseException:
         for process in set(multiprocessing.active_children()) - before:
             process.kill()
         raise
-    finally:
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def end_children() -> None:
+    """End what an interrupt kept from being ended in order; Python would wait for it before it exits."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises when a worker is killed
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def answer(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:

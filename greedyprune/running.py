@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -13,8 +14,10 @@ from greedyprune.failures import explain, lost_peer
 from greedyprune.files import naming
 from greedyprune.interrupts import interrupts
 from greedyprune.peers import Peers
+from greedyprune.processes import end_children
 
 _STREAMS = ("stdout", "stderr")
+_PATIENCE = 5.0  # seconds that a tool which failed is given to leave
 
 
 def start(name: str, given: Mapping[str, Any]) -> NoReturn:
@@ -22,7 +25,17 @@ def start(name: str, given: Mapping[str, Any]) -> NoReturn:
     _open_streams()
     command = importlib.import_module(f"greedyprune.commands.{name}")
     interrupts.listen()
-    run(lambda: command.main(**given))
+    try:
+        run(lambda: command.main(**given))
+    except SystemExit as end:
+        if end.code:
+            # What was interrupted in the middle may hold a lock that Python's own end waits for.
+            late = threading.Timer(_PATIENCE, os._exit, (end.code,))
+            late.daemon = True
+            late.start()
+        raise
+    finally:
+        end_children()
 
 
 def run(main: Callable[[], int]) -> NoReturn:
