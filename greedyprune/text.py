@@ -1,8 +1,8 @@
-"""Text of users and files, such as class and file names, made fit for a line on a screen."""
+"""Text of users and files: checked where it is given, and made fit for a line on a screen."""
 
-import io
-import sys
 import unicodedata
+from argparse import ArgumentTypeError
+from pathlib import Path
 
 # Invisible, but part of what is read: they join letters and emoji.
 _JOINERS = "\u200c\u200d"
@@ -30,7 +30,23 @@ def _shown(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def escape_what_stdout_lacks() -> None:
-    """From now on, stdout shows characters that its encoding lacks as escapes, as stderr does, instead of raising."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+def plain_text(given: str) -> str:
+    """An argparse type: words.
+
+    Raises:
+        ArgumentTypeError: there are none, or they hold what is no text: a null character, or bytes that are no UTF-8.
+    """
+    if not given.strip():
+        raise ArgumentTypeError(f"{given!r} is empty; give a value, or leave the flag out")
+    if "\0" in given:
+        raise ArgumentTypeError(f"{given!r} holds a null character; give it without")
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(f"{given!r} holds bytes that are no UTF-8; rename it") from None
+    return given
+
+
+def file_path(given: str) -> Path:
+    """An argparse type: a path; see `plain_text`."""
+    return Path(plain_text(given))

@@ -13,7 +13,6 @@ from greedyprune.cli import (
     add_device_arguments,
     add_model_arguments,
     open_model,
-    whole_number,
 )
 from greedyprune.commands.calibration import BATCH, calibration_ids, open_mending, scoring_ids
 from greedyprune.commands.datasets import open_dataset
@@ -22,6 +21,7 @@ from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
 from greedyprune.pruning.scorers import SCORERS, Given
 from greedyprune.pruning.sites import Site, list_sites
+from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED
 from greedyprune.report import open_console
 from greedyprune.search.cutter import Cutter
 from greedyprune.search.evaluator import Evaluator
@@ -45,17 +45,17 @@ def parser() -> argparse.ArgumentParser:
         default=[scorer for scorer in SCORERS if scorer != "exact"],
         help="which (default: all but exact, whose order of every site takes very long)",
     )
-    parser.add_argument("--eval_images", type=whole_number(0), default=0, metavar="N", help="0: all")
-    parser.add_argument("--calib_images", type=whole_number(1), default=200, metavar="N", help="training images")
+    parser.add_argument("--eval_images", type=COUNT_OR_NONE.parse, default=0, metavar="N", help="0: all")
+    parser.add_argument("--calib_images", type=COUNT.parse, default=200, metavar="N", help="training images")
     parser.add_argument(
         "--mend_steps",
-        type=whole_number(0),
+        type=COUNT_OR_NONE.parse,
         default=0,
         metavar="N",
         help="also mend every refitted model, in so many steps (default: 0, which leaves that out)",
     )
     add_mending_images(parser)
-    parser.add_argument("--seed", type=int, default=0, help="chooses the images")
+    parser.add_argument("--seed", type=SEED.parse, default=0, metavar="N", help="chooses the images")
     parser.set_defaults(whole_heads=False)
     return parser
 

@@ -11,6 +11,7 @@ from greedyprune.errors import UserError
 from greedyprune.models import build_model, load_checkpoint, read_checkpoint, save_checkpoint
 from greedyprune.models.huggingface import convert_huggingface, huggingface_info
 from greedyprune.models.huggingface_deformable import convert_deformable
+from greedyprune.text import file_path
 
 # HuggingFace's model_type -> this project's model, and what converts it. What else there is DAB-DETR's import refuses.
 IMPORTS = {"dab-detr": ("dn_detr", convert_huggingface), "deformable_detr": ("deformable_detr", convert_deformable)}
@@ -25,13 +26,13 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "source",
-        type=Path,
+        type=file_path,
         metavar="FOLDER_OR_FILE",
         help="folder with config.json and model.safetensors, or the weights with config.json beside them",
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=file_path,
         metavar="PATH",
         help="checkpoint to write (default: dab_detr.safetensors or deformable_detr.safetensors)",
     )

@@ -29,8 +29,9 @@ from greedyprune.errors import UserError
 from greedyprune.files import file_hash
 from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_model
 from greedyprune.models.new_classes import with_classes
+from greedyprune.ranges import PIXELS
 from greedyprune.report import number
-from greedyprune.text import printable
+from greedyprune.text import file_path, printable
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
 from greedyprune.training.flags import add_flags, from_flags
 from greedyprune.training.log import TrainLog, duration
@@ -182,11 +183,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("a new model", "only with --model; number and names of classes are the data's")
     group.add_argument("--model", choices=tuple(MODELS), help="train from scratch, instead of --resume")
     group.add_argument(
-        "--backbone_weights", type=Path, metavar="PATH", help="torchvision's weights for a ResNet backbone"
+        "--backbone_weights", type=file_path, metavar="PATH", help="torchvision's weights for a ResNet backbone"
     )
-    group.add_argument("--short_side", type=int, metavar="PX", help="images' short side (default: 800; demo data: 160)")
     group.add_argument(
-        "--long_side", type=int, metavar="PX", help="images' longest side (default: 1333; demo data: 160)"
+        "--short_side", type=PIXELS.parse, metavar="PX", help="images' short side (default: 800; demo data: 160)"
+    )
+    group.add_argument(
+        "--long_side", type=PIXELS.parse, metavar="PX", help="images' longest side (default: 1333; demo data: 160)"
     )
     _add_model_flags(group)
     add_data_arguments(parser, TrainOptions.batch_size)
@@ -194,7 +197,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("training", "--batch_size is of one optimizer step, over all processes")
     group.add_argument(
         "--teacher",
-        type=Path,
+        type=file_path,
         nargs="?",
         const=DEMO_MODEL,
         metavar="PATH",

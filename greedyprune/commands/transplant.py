@@ -13,8 +13,6 @@ from greedyprune.cli import (
     add_cache_argument,
     add_device_arguments,
     open_device,
-    share,
-    whole_number,
 )
 from greedyprune.commands.calibration import open_cutter, scoring_ids
 from greedyprune.commands.datasets import open_dataset
@@ -25,11 +23,13 @@ from greedyprune.models import Detector, load_model, read_checkpoint, save_check
 from greedyprune.models.published import search_masks
 from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
 from greedyprune.pruning.transplant import transplant
+from greedyprune.ranges import COUNT_OR_NONE, SHARE
 from greedyprune.search.display import ProposalDisplay
 from greedyprune.search.images import Room
 from greedyprune.search.record import Proposal, Record, growths
 from greedyprune.search.steps import best_record, share_of
 from greedyprune.search.study import load_result
+from greedyprune.text import file_path, plain_text
 
 DEFAULT_DB = Path("runs/prune/prune.db")
 
@@ -43,13 +43,15 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--resume",
-        type=Path,
+        type=file_path,
         default=DEMO_MODEL,
         metavar="PATH",
         help="dense checkpoint, or a published search-time one (default: the embedded demo detector)",
     )
-    parser.add_argument("--db", metavar="URL", help=f"database of the search (default: {DEFAULT_DB})")
-    parser.add_argument("--study", metavar="NAME", help="name of the study (default: the only one in the database)")
+    parser.add_argument("--db", type=plain_text, metavar="URL", help=f"database of the search (default: {DEFAULT_DB})")
+    parser.add_argument(
+        "--study", type=plain_text, metavar="NAME", help="name of the study (default: the only one in the database)"
+    )
     parser.add_argument(
         "--cfgs", nargs="+", metavar="WIDTHS", help="width list, quoted or as several words: take channels by magnitude"
     )
@@ -59,21 +61,24 @@ def parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group(
         "another trial of a global search than its best", "it is cut again, from the same calibration images"
     )
-    group.add_argument("--trial", type=whole_number(0), metavar="N", help="by its number in the database")
-    group.add_argument("--map_tol", type=share, metavar="X", help="the cheapest that loses no more of the AP")
+    group.add_argument("--trial", type=COUNT_OR_NONE.parse, metavar="N", help="by its number in the database")
+    group.add_argument("--map_tol", type=SHARE.parse, metavar="X", help="the cheapest that loses no more of the AP")
     group.add_argument(
         "--target_flops",
-        type=share,
+        type=SHARE.parse,
         metavar="SHARE",
         help="the one of highest AP with at most this share of the dense multiply-adds",
     )
     group.add_argument(
-        "--coco_path", type=Path, metavar="DIR", help="data set of the search (default: the embedded demo data set)"
+        "--coco_path",
+        type=file_path,
+        metavar="DIR",
+        help="data set of the search (default: the embedded demo data set)",
     )
     add_cache_argument(group)
     add_device_arguments(parser)
     parser.add_argument(
-        "--output", type=Path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
+        "--output", type=file_path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
     )
     return parser
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from greedyprune.data.coco import CocoDetection
 from greedyprune.evaluation.detections import Detections
+from greedyprune.files import naming
 
 SHORTEST_SIDE = 480  # smaller images are enlarged to it, so that names can be read
 _LONGEST_SIDE = 4800  # as far as the other side does not become longer than this
@@ -106,7 +107,8 @@ def draw_pairs(
         )
         stem = os.fsdecode(os.fsencode(dataset.image_path(image_id).stem)[:_LONGEST_STEM])
         target = folder / f"{stem}_{image_id}.png"
-        pair.save(target)
+        with naming(target):
+            pair.save(target)
         written.append(target)
     return written
 

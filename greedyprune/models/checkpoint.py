@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from greedyprune.cfgs import Cfgs, parse_cfgs, site_words
 from greedyprune.errors import UserError
-from greedyprune.files import atomic_write
 from greedyprune.models.detector import Detector
 from greedyprune.models.infer import infer_shape
 from greedyprune.models.options import ModelInfo
 from greedyprune.models.pickled import read_pickled
 from greedyprune.models.published import State, as_float32, convert_keys, unwrap
 from greedyprune.models.registry import MODELS, build_model, model_name, model_of
+from greedyprune.tensors import write_tensors
 
 METADATA_KEY = "greedyprune"
 FORMAT = 1
@@ -34,6 +33,9 @@ def save_checkpoint(model: Detector, path: str | Path, extra: Mapping[str, str] 
         model: the detector.
         path: a `.safetensors` file.
         extra: more text to keep in the file's metadata.
+
+    Raises:
+        UserError: a weight is not finite.
     """
     about = {
         "format": FORMAT,
@@ -42,9 +44,7 @@ def save_checkpoint(model: Detector, path: str | Path, extra: Mapping[str, str] 
         "cfgs": model.cfgs.to_list(),
         "info": asdict(model.info),
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in own_tensors(model).items()}
-    metadata = {METADATA_KEY: json.dumps(about), **(extra or {})}
-    atomic_write(path, safetensors.torch.save(tensors, metadata))
+    write_tensors(path, own_tensors(model), {METADATA_KEY: json.dumps(about), **(extra or {})})
 
 
 def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any], dict[str, Any]]:

@@ -18,6 +18,7 @@ from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.models.backbone import Backbone
 from greedyprune.models.batch import ImageBatch
+from greedyprune.ranges import Amount, Batch, Count, Pixels, Seed, check_ranges
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,16 @@ class LessonOptions:
         seed: of crops, order and weights.
     """
 
-    steps: int = 2500
-    batch_size: int = 128
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
-    crop: int = 64
+    steps: Count = 2500
+    batch_size: Batch = 128
+    lr: Amount = 2e-3
+    weight_decay: Amount = 1e-2
+    crop: Pixels = 64
     amp: str = "none"
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, lambda name: f"--{name}")
 
 
 def cut_crops(
