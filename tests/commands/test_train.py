@@ -83,7 +83,7 @@ def test_a_signal_to_the_whole_group_ends_it_cleanly_with_the_command_to_go_on(a
     wait_for_steps(tmp_path, 3, process)
     os.killpg(process.pid, signal.SIGTERM)
     _, printed = process.communicate(timeout=300)
-    assert process.returncode == 130
+    assert process.returncode == 128 + signal.SIGTERM
     last = printed.strip().splitlines()[-1]
     assert last.startswith("interrupted: the state of step ")
     assert last.endswith(f"to go on: python {shlex.join([str(TOOL), *words])}")
