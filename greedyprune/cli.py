@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from greedyprune.cfgs import parse_cfgs
 from greedyprune.data.cache import demo_data
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import eval_transform
@@ -128,7 +129,7 @@ def _gigabytes(text: str) -> float:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--resume` and `--cfgs`; see `open_model`."""
+    """`--resume`, `--key` and `--cfgs`; see `open_model`."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--resume",
@@ -136,6 +137,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEMO_MODEL,
         metavar="PATH",
         help="checkpoint: of this project, or a published one (default: the embedded demo detector)",
+    )
+    group.add_argument(
+        "--key",
+        metavar="NAME",
+        help="which of the sets of weights that a checkpoint of another framework holds, as ema or state_dict.ema "
+        "(default: the only one)",
     )
     group.add_argument(
         "--cfgs",
@@ -215,9 +222,9 @@ def open_model(args: argparse.Namespace) -> Detector:
         UserError: the checkpoint cannot be loaded, or has other widths than `--cfgs`.
     """
     device = open_device(args)
-    cfgs = None if args.cfgs is None else " ".join(args.cfgs)
-    overrides = {"whole_heads": True} if args.whole_heads else {}
-    return load_model(args.resume, cfgs, **overrides).to(device)
+    cfgs = None if args.cfgs is None else parse_cfgs(args.cfgs)
+    overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
+    return load_model(args.resume, cfgs, key=args.key, **overrides).to(device)
 
 
 def open_dataset(args: argparse.Namespace, model: Detector, split: str, transform: Any = None) -> CocoDetection:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from greedyprune.cfgs import parse_cfgs
 from greedyprune.cli import (
     DEMO_MODEL,
     Parser,
@@ -80,7 +81,9 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
     settings = {
         "model": args.model or "checkpoint",
         "weights": _fingerprint(args.backbone_weights if args.model else args.resume),
+        **({"key": args.key} if args.key else {}),
         **({"teacher": _fingerprint(args.teacher)} if args.teacher else {}),
+        **({"teacher_key": args.teacher_key} if args.teacher_key else {}),
         **{f"model.{name}": value for name, value in model.options.to_dict().items()},
         "cfgs": str(model.cfgs),
         **{f"model.{name}": value for name, value in dataclasses.asdict(model.info).items()},
@@ -88,7 +91,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         "training images": feed.images,
         "validation data": val_data.fingerprint,
     }
-    teacher = load_model(args.teacher) if args.teacher else None
+    teacher = load_model(args.teacher, key=args.teacher_key) if args.teacher else None
     validation = Validation(val_data, options, run, world)
     trainer = Trainer(model, feed, validation, options, run, world, settings, teacher)
     position = trainer.position
@@ -111,7 +114,7 @@ def _from_scratch(args: argparse.Namespace, options: TrainOptions) -> tuple[Dete
     train_data = CocoDetection(args.coco_path, "train", None, train_transform(options.augment, short_side, long_side))
     info = ModelInfo(tuple(train_data.class_names), tuple(train_data.category_ids), short_side, long_side)
     given = {name: getattr(args, name) for name in _MODEL_FLAGS if getattr(args, name) is not None}
-    cfgs = None if args.cfgs is None else " ".join(args.cfgs)
+    cfgs = None if args.cfgs is None else parse_cfgs(args.cfgs)
     model = build_model(args.model, cfgs, info=info, num_classes=len(info.category_ids), **given)
     if args.backbone_weights:
         load_backbone(model, args.backbone_weights)
@@ -184,12 +187,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the dense detector that a slim one was cut from: its answers are learned beside the labels "
         "(without PATH: the embedded demo detector)",
     )
+    group.add_argument("--teacher_key", metavar="NAME", help="which of the sets of weights in --teacher; see --key")
     add_flags(group, TrainOptions, leave_out=_SHARED)
     add_flags(parser.add_argument_group("run"), RunOptions, leave_out=_SHARED)
     parser.set_defaults(resume=None)
     args = parser.parse_args(argv)
     if args.model and args.resume:
         raise UserError("--model starts from random weights and --resume from a checkpoint; leave one of them out")
+    if args.model and args.key is not None:
+        raise UserError("--key chooses weights in --resume, and --model starts from random ones; leave one of them out")
+    if args.teacher_key is not None and args.teacher is None:
+        raise UserError("--teacher_key chooses weights in --teacher, which is not given")
     if not args.model:
         args.resume = args.resume or DEMO_MODEL
         for name in (*_MODEL_FLAGS, "short_side", "long_side", "backbone_weights"):

@@ -28,7 +28,7 @@ from greedyprune.models.huggingface_parts import (
 )
 from greedyprune.models.infer import infer_shape
 from greedyprune.models.options import ModelInfo
-from greedyprune.models.published import State
+from greedyprune.models.wrapped import State
 
 _WHOLE = {
     "class_embed": "class_embed",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import RESNETS
-from greedyprune.models.published import State
+from greedyprune.models.wrapped import State
 
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _BACKBONE = re.compile(r"model\.backbone\.conv_encoder\.model\.(?:_backbone\.)?(.+)")

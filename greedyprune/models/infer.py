@@ -16,8 +16,8 @@ from greedyprune.models.options import (
     DNDeformableOptions,
     DNDETROptions,
 )
-from greedyprune.models.published import State
 from greedyprune.models.sizes import Sizes
+from greedyprune.models.wrapped import State
 
 Found = tuple[dict[str, Any], Cfgs]
 

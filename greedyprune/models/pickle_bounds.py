@@ -27,7 +27,7 @@ _ELEMENT_SIZES = {
         ("UntypedStorage", "ByteStorage", "CharStorage", "BoolStorage", "QUInt8Storage", "QInt8Storage"), 1
     ),
     **dict.fromkeys(("ShortStorage", "HalfStorage", "BFloat16Storage"), 2),
-    **dict.fromkeys(("IntStorage", "FloatStorage"), 4),
+    **dict.fromkeys(("IntStorage", "FloatStorage", "QInt32Storage"), 4),
     **dict.fromkeys(("LongStorage", "DoubleStorage", "ComplexFloatStorage"), 8),
     "ComplexDoubleStorage": 16,
 }

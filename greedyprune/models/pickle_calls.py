@@ -3,6 +3,7 @@
 `call` has a rule for every function and class that a checkpoint may ask for. What has none is refused by name.
 """
 
+import math
 import pickle
 import re
 from collections.abc import Callable
@@ -203,6 +204,16 @@ def _view(budget: Budget, path: str, given: list[Any]) -> Thing:
     return Thing("tensor")
 
 
+def _quantized(budget: Budget, path: str, given: list[Any]) -> Thing:
+    """A tensor that is made of its full size before its storage is put into it, and its scales."""
+    check_view(budget, given[:4])
+    count = math.prod(_numbers(given[2]))
+    scales = [part for part in thing(given[4], "tuple").items if isinstance(part, Thing) and part.kind != "tensor"]
+    if count > given[0].size or scales:
+        raise budget.exceeded(f"a quantized tensor of {count:,} numbers")
+    return Thing("tensor")
+
+
 def _meta(budget: Budget, path: str, given: list[Any]) -> Thing:
     _numbers(given[1])
     _numbers(given[2])
@@ -247,6 +258,7 @@ _CALLS: dict[str, Callable[[Budget, str, list[Any]], Thing]] = {
     "torch.Size": _size,
     "torch.nn.parameter.Parameter": _parameter,
     **{f"torch._utils._rebuild_tensor{version}": _view for version in ("", "_v2", "_v3")},
+    "torch._utils._rebuild_qtensor": _quantized,
     "torch._utils._rebuild_meta_tensor_no_storage": _meta,
     "torch._utils._rebuild_sparse_tensor": _sparse,
     "torch._utils._rebuild_parameter": _parameter,

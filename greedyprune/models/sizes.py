@@ -6,7 +6,7 @@ from typing import Any
 
 from greedyprune.cfgs import BACKBONE_KINDS, Blocks
 from greedyprune.errors import UserError
-from greedyprune.models.published import State
+from greedyprune.models.wrapped import State
 
 
 class Sizes:

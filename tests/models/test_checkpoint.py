@@ -133,8 +133,8 @@ def test_a_refused_checkpoint_leaves_the_model_as_it_was(ours):
 def test_widths_that_the_caller_expects_are_compared_by_layer(dense, ours):
     assert load_model(ours, str(dense.cfgs)).cfgs == dense.cfgs
     other = dense.cfgs.replace({"decoder.1.cross": 16})
-    refused(ours, "decoder layer 1: cross is 16 in --cfgs and 32 in the checkpoint", cfgs=other)
-    refused(ours, "encoder layer 1: attn is absent in --cfgs and 32 in the", cfgs=[[[32, 48]], dense.cfgs.to_list()[1]])
+    refused(ours, "decoder layer 1: cross is 16 in cfgs and 32 in the checkpoint", cfgs=other)
+    refused(ours, "encoder layer 1: attn is absent in cfgs and 32 in the", cfgs=[[[32, 48]], dense.cfgs.to_list()[1]])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.999])
@@ -223,16 +223,16 @@ def rewritten(ours, path, change):
         (lambda about: "[1]", "damaged metadata"),
         (lambda about: "[" * 100_000, "damaged metadata"),
         (lambda about: json.dumps({key: value for key, value in about.items() if key != "cfgs"}), "damaged metadata"),
-        (lambda about: json.dumps(about | {"info": {"colour": 1}}), "damaged metadata"),
+        (lambda about: json.dumps(about | {"info": {"colour": 1}}), "info 'colour' is unknown"),
         (lambda about: json.dumps(about | {"info": 3}), "damaged metadata"),
         (lambda about: json.dumps(about | {"options": 3}), "damaged metadata"),
-        (lambda about: json.dumps(about | {"options": about["options"] | {"heads": "4"}}), "damaged metadata"),
+        (lambda about: json.dumps(about | {"options": about["options"] | {"heads": "4"}}), "option heads is '4', it must be"),
         (lambda about: json.dumps(about | {"options": about["options"] | {"mood": 4}}), "'mood' is unknown"),
         (
             lambda about: json.dumps(about | {"options": about["options"] | {"num_queries": 9}}),
             "[7, 4], here it is [9, 4]",
         ),
-        (lambda about: json.dumps(about | {"cfgs": [[[32]]]}), "--cfgs"),
+        (lambda about: json.dumps(about | {"cfgs": [[[32]]]}), "its metadata's cfgs has 1 parts"),
         (lambda about: json.dumps(about | {"model": "yolo"}), "yolo"),
         (lambda about: json.dumps(about | {"model": ["dn_detr"]}), "this version knows dn_detr"),
         (lambda about: json.dumps(about | {"format": 2}), "newer version"),

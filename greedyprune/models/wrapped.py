@@ -1,0 +1,157 @@
+"""State dicts inside what training frameworks save around them.
+
+`{"model": ...}`, `{"state_dict": {"model.x": ...}}` (Lightning), `{"ema": {"module": ...}}`, `module.` (data-parallel),
+`_orig_mod.` (torch.compile), and any of these inside each other: weights are found by what is in them, whatever stands
+around. The key of a set of weights is what stands around, with dots: `state_dict.ema` is the set whose tensors are
+`content["state_dict"]["ema"]["x"]` or `content["state_dict"]["ema.x"]`.
+"""
+
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from greedyprune.errors import UserError
+from greedyprune.ranges import shown
+
+State = dict[str, Tensor]
+
+_DEPTH = 6  # dictionaries around a set of weights
+_COMPILED = "_orig_mod"  # what torch.compile puts between a module's name and those of its parts
+# What the names of a set of weights start with: of a detector, of HuggingFace's, or of a backbone alone.
+_TOP = re.compile(r"(?<![^.])(?:(?:transformer|model)\.(?:en|de)coder\.layers\.\d+\.|layer1\.0\.)")
+_PARAMETER = re.compile(r".+\.(?:weight|bias|running_mean|running_var)")
+_SHOWN_KEYS = 6
+
+
+class Weights(NamedTuple):
+    """A set of weights in a checkpoint: its key, empty where nothing stands around it, and what its names hold."""
+
+    key: str
+    named: dict[str, Any]
+
+
+def unwrap(content: Any, place: str, key: str | None = None) -> State:
+    """The tensors of the one set of weights in a checkpoint.
+
+    Args:
+        content: what the file holds.
+        place: where it was read, for messages.
+        key: which set of weights, where there are several.
+
+    Raises:
+        UserError: there is none, or there are several and no key, with the keys that there are.
+    """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{place} holds a {type(content).__name__}, not a checkpoint with a state dict")
+    dictionaries = [Weights(path, _named(each, place)) for path, each in _dictionaries(content)]
+    known = [weights for each in dictionaries for weights in _known(each)]
+    if key is not None:
+        exact = [weights for weights in known if weights.key == key]
+        known = exact or [weights for weights in known if _within(weights.key, key)] or _under(dictionaries, key)
+    elif not known:
+        # Of no kind that is known: what reads it says what it lacks.
+        known = [each for each in dictionaries if any(_is_parameter(*entry) for entry in each.named.items())]
+        known = known or [each for each in dictionaries if any(isinstance(v, Tensor) for v in each.named.values())]
+    if not known:
+        keys = _listed([str(name) for name in content]) or "none"
+        raise UserError(
+            f"{place} holds no tensors{f' under {shown(key)}' if key is not None else ''}: its keys are {keys}"
+        )
+    if len(known) > 1:
+        found = [weights.key for weights in known]
+        raise UserError(
+            f"{place} holds several sets of weights: {_listed(found)}; choose one, as --key {found[-1]} (in Python "
+            f"key={found[-1]!r}), or save it alone"
+        )
+    return _tensors(known[0], place)
+
+
+def training_arguments(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """The training arguments that published code stores beside the weights; empty: none."""
+    arguments = content.get("args")
+    if isinstance(arguments, Namespace):
+        arguments = vars(arguments)
+    return dict(arguments) if isinstance(arguments, Mapping) else {}
+
+
+def _dictionaries(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """All dictionaries inside a checkpoint and their keys, each once: it may hold one under two names."""
+    seen, level = {id(content)}, [("", content)]
+    for _ in range(_DEPTH):
+        yield from level
+        below = []
+        for path, each in level:
+            for name, value in each.items():
+                if isinstance(name, str) and isinstance(value, Mapping) and id(value) not in seen:
+                    seen.add(id(value))
+                    below.append((_joined(path, name), value))
+        level = below
+
+
+def _named(dictionary: Mapping[Any, Any], place: str) -> dict[str, Any]:
+    """What a dictionary's names hold, without what torch.compile adds to them."""
+    named: dict[str, Any] = {}
+    for name, value in dictionary.items():
+        if not isinstance(name, str):
+            continue
+        plain = ".".join(part for part in name.split(".") if part != _COMPILED)
+        if plain in named:
+            raise UserError(f"{place} holds {plain} twice, compiled and not; save the module's own state_dict()")
+        named[plain] = value
+    return named
+
+
+def _known(dictionary: Weights) -> list[Weights]:
+    """The sets of weights among a dictionary's names; what lies in one, as a detector's backbone, is no other."""
+    tops = set()
+    for name, value in dictionary.named.items():
+        if _is_parameter(name, value) and (match := _TOP.search(name)):
+            tops.add(name[: match.start()].rstrip("."))
+    outer = [top for top in sorted(tops) if not any(top != each and _within(top, each) for each in tops)]
+    return [Weights(_joined(dictionary.key, top), _inside(dictionary.named, top)) for top in outer]
+
+
+def _under(dictionaries: list[Weights], key: str) -> list[Weights]:
+    """What a key names, of whatever kind it is."""
+    for path, named in dictionaries:
+        if key == path:
+            found = named
+        elif _within(key, path):
+            found = _inside(named, key.removeprefix(path).lstrip("."))
+        else:
+            continue
+        if any(isinstance(value, Tensor) for value in found.values()):
+            return [Weights(key, found)]
+    return []
+
+
+def _within(key: str, outer: str) -> bool:
+    return not outer or f"{key}.".startswith(f"{outer}.")
+
+
+def _inside(named: dict[str, Any], top: str) -> dict[str, Any]:
+    start = f"{top}." if top else ""
+    return {name[len(start) :]: value for name, value in named.items() if name.startswith(start)}
+
+
+def _tensors(weights: Weights, place: str) -> State:
+    for name, value in weights.named.items():
+        if not isinstance(value, Tensor) and _PARAMETER.fullmatch(name):
+            raise UserError(f"{place} is damaged: {name} is {shown(value)}, not a tensor")
+    return {name: value for name, value in weights.named.items() if isinstance(value, Tensor)}
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and _PARAMETER.fullmatch(name) is not None
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _listed(keys: list[str]) -> str:
+    listed = ", ".join(key[:60] or "(without a key)" for key in keys[:_SHOWN_KEYS])
+    return f"{listed} and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else listed
