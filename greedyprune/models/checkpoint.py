@@ -91,7 +91,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError, ValueError):
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"checkpoint {path} is broken, truncated or not a safetensors file") from None
     try:
         about = json.loads(metadata.get(METADATA_KEY, "{}"))

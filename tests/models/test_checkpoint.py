@@ -226,7 +226,10 @@ def rewritten(ours, path, change):
         (lambda about: json.dumps(about | {"info": {"colour": 1}}), "info 'colour' is unknown"),
         (lambda about: json.dumps(about | {"info": 3}), "damaged metadata"),
         (lambda about: json.dumps(about | {"options": 3}), "damaged metadata"),
-        (lambda about: json.dumps(about | {"options": about["options"] | {"heads": "4"}}), "option heads is '4', it must be"),
+        (
+            lambda about: json.dumps(about | {"options": about["options"] | {"heads": "4"}}),
+            "option heads is '4', it must be",
+        ),
         (lambda about: json.dumps(about | {"options": about["options"] | {"mood": 4}}), "'mood' is unknown"),
         (
             lambda about: json.dumps(about | {"options": about["options"] | {"num_queries": 9}}),
