@@ -149,7 +149,7 @@ def _is_parameter(name: str, value: Any) -> bool:
 
 
 def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+    return ".".join(filter(None, (path, name)))
 
 
 def _listed(keys: list[str]) -> str:
