@@ -48,9 +48,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="dense checkpoint, or a published search-time one (default: the embedded demo detector)",
     )
-    parser.add_argument(
-        "--key", metavar="NAME", help="which set of weights in --resume (default: the only one)"
-    )
+    parser.add_argument("--key", metavar="NAME", help="which set of weights in --resume (default: the only one)")
     parser.add_argument("--db", metavar="URL", help=f"database of the search (default: {DEFAULT_DB})")
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: the only one in the database)")
     parser.add_argument(

@@ -20,7 +20,7 @@ from greedyprune.models.options import DetectorOptions, ModelInfo
 from greedyprune.models.pickled import read_pickled
 from greedyprune.models.published import convert_keys
 from greedyprune.models.registry import MODELS, model_name, model_of
-from greedyprune.models.tensors import check_weights
+from greedyprune.models.weights import check_weights
 from greedyprune.models.wrapped import State, training_arguments, unwrap
 from greedyprune.ranges import shown
 

@@ -3,7 +3,7 @@
 `{"model": ...}`, `{"state_dict": {"model.x": ...}}` (Lightning), `{"ema": {"module": ...}}`, `module.` (data-parallel),
 `_orig_mod.` (torch.compile), and any of these inside each other: weights are found by what is in them, whatever stands
 around. The key of a set of weights is what stands around, with dots: `state_dict.ema` is the set whose tensors are
-`content["state_dict"]["ema"]["x"]` or `content["state_dict"]["ema.x"]`.
+`content["state_dict"]["ema"]["x"]` or `content["state_dict"]["ema.x"]`; a dot alone is the set with nothing around it.
 """
 
 import re
@@ -23,6 +23,7 @@ _COMPILED = "_orig_mod"  # what torch.compile puts between a module's name and t
 # What the names of a set of weights start with: of a detector, of HuggingFace's, or of a backbone alone.
 _TOP = re.compile(r"(?<![^.])(?:(?:transformer|model)\.(?:en|de)coder\.layers\.\d+\.|layer1\.0\.)")
 _PARAMETER = re.compile(r".+\.(?:weight|bias|running_mean|running_var)")
+_WHOLE = "."  # the key of weights with nothing around them
 _SHOWN_KEYS = 6
 
 
@@ -49,6 +50,7 @@ def unwrap(content: Any, place: str, key: str | None = None) -> State:
     dictionaries = [Weights(path, _named(each, place)) for path, each in _dictionaries(content)]
     known = [weights for each in dictionaries for weights in _known(each)]
     if key is not None:
+        key = "" if key == _WHOLE else key
         exact = [weights for weights in known if weights.key == key]
         known = exact or [weights for weights in known if _within(weights.key, key)] or _under(dictionaries, key)
     elif not known:
@@ -61,10 +63,10 @@ def unwrap(content: Any, place: str, key: str | None = None) -> State:
             f"{place} holds no tensors{f' under {shown(key)}' if key is not None else ''}: its keys are {keys}"
         )
     if len(known) > 1:
-        found = [weights.key for weights in known]
+        found, last = [weights.key for weights in known], known[-1].key or _WHOLE
         raise UserError(
-            f"{place} holds several sets of weights: {_listed(found)}; choose one, as --key {found[-1]} (in Python "
-            f"key={found[-1]!r}), or save it alone"
+            f"{place} holds several sets of weights: {_listed(found)}; choose one, as --key {last} (in Python "
+            f"key={last!r}), or save it alone"
         )
     return _tensors(known[0], place)
 
@@ -153,5 +155,5 @@ def _joined(path: str, name: str) -> str:
 
 
 def _listed(keys: list[str]) -> str:
-    listed = ", ".join(key[:60] or "(without a key)" for key in keys[:_SHOWN_KEYS])
+    listed = ", ".join(key[:60] or _WHOLE for key in keys[:_SHOWN_KEYS])
     return f"{listed} and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else listed

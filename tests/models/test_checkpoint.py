@@ -231,11 +231,11 @@ def test_saving_replaces_the_old_file_whole(dense, tmp_path):
 
 
 def test_widths_that_do_not_fit_are_said_to_be_whose_they_are(dense, tmp_path):
-    with pytest.raises(UserError, match="^cfgs is not a list"):
+    with pytest.raises(UserError, match=r"^cfgs is not a list"):
         build_model("dn_detr", "[[", **SHAPE)
-    with pytest.raises(UserError, match="^cfgs: encoder layer 0: attn width 18 is not a multiple of the 4 heads"):
+    with pytest.raises(UserError, match=r"^cfgs: encoder layer 0: attn width 18 is not a multiple of the 4 heads"):
         build_model("dn_detr", [[[18, 24], [8, 40]], [[8, 16, 24], [24, 8, 8]]], **SHAPE)
-    with pytest.raises(UserError, match="^--cfgs: encoder layer 0: attn width 18"):
+    with pytest.raises(UserError, match=r"^--cfgs: encoder layer 0: attn width 18"):
         build_model("dn_detr", parse_cfgs("[[[18, 24], [8, 40]], [[8, 16, 24], [24, 8, 8]]]"), **SHAPE)
     torch.save(published(dense), tmp_path / "state.pth")
     refused(tmp_path / "state.pth", ": its tensors: encoder layer 0: ffn width 48 is wider", heads=4, ffn_dim=8)

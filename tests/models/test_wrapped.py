@@ -76,6 +76,7 @@ SEVERAL = {
         "state_dict.ema_model.module, state_dict.model",
         *("model", "ema_model"),
     ),
+    "beside": (lambda a, b: {**a, "ema": b}, "., ema", ".", "ema"),
     "deep": (lambda a, b: {"model": a, "ema": {"module": b, "updates": 3}}, "model, ema.module", "model", "ema"),
 }
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from greedyprune import UserError, build_model, load_checkpoint, load_model
 from greedyprune.commands.eval import main as evaluate
 from greedyprune.commands.transplant import main as transplant
-from greedyprune.models import read_checkpoint, save_checkpoint
+from greedyprune.models import read_checkpoint
 from greedyprune.training.pretrained import load_backbone
 
 from .small_model import ARGUMENTS, SHAPE, answer, published, refused
@@ -121,14 +122,13 @@ def test_views_are_read_as_what_they_show(dense, tmp_path):
 
 
 @pytest.fixture
-def broken(dense, tmp_path):
+def broken(ours, tmp_path):
     """A checkpoint of this project with a NaN in it."""
-    model = build_model("dn_detr", **SHAPE)
-    model.load_state_dict(dense.state_dict())
-    with torch.no_grad():
-        model.class_embed.bias[2] = float("nan")
-    save_checkpoint(model, tmp_path / "broken.safetensors")
-    return tmp_path / "broken.safetensors"
+    path, state = tmp_path / "broken.safetensors", load_file(ours)
+    state["class_embed.bias"][2] = float("nan")
+    with safe_open(ours, framework="pt") as file:
+        save_file(state, path, file.metadata())
+    return path
 
 
 def test_every_tool_refuses_it_and_saves_nothing(broken, tmp_path):
