@@ -11,7 +11,7 @@ from greedyprune.ranges import PIXELS, Range, shown
 Value = TypeVar("Value")
 
 # Layers, channels, queries: what is beyond is a slip, or damage.
-_SIZE, _SIZE_OR_NONE = Range(int, 1, 1_000_000), Range(int, 0, 1_000_000)
+_SIZE, _SIZE_OR_NONE = Range(int, 1, 65_536), Range(int, 0, 1_000_000)
 _NEEDED_OF_RESNET = (
     ("hidden_act", "relu", "relu"),
     ("downsample_in_bottleneck", False, False),
@@ -126,7 +126,7 @@ def class_names(config: Config, number: int) -> tuple[str, ...]:
         UserError: a class without a name, a name without a class, or one that is no text.
     """
     labels = config.part("id2label")
-    wanted = [str(index) for index in range(number)]
+    wanted = {str(index): index for index in range(number)}
     for index, name in labels.values.items():
         if index not in wanted:
             raise UserError(f"{labels.place}: {shown(index)} is none of the {number} classes that the weights have")

@@ -119,5 +119,7 @@ def read_pickled(path: Path) -> Any:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever bytes make the reader stumble over
+        if "can't allocate memory" in str(error):
+            raise  # for which this machine is too small; the file is as large as it says
         reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise UserError(f"{place} is broken, truncated or not a checkpoint{reason}") from None

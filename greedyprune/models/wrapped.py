@@ -24,14 +24,27 @@ _COMPILED = "_orig_mod"  # what torch.compile puts between a module's name and t
 _TOP = re.compile(r"(?<![^.])(?:(?:transformer|model)\.(?:en|de)coder\.layers\.\d+\.|layer1\.0\.)")
 _PARAMETER = re.compile(r".+\.(?:weight|bias|running_mean|running_var)")
 _WHOLE = "."  # the key of weights with nothing around them
+_LONGEST = 1000  # characters of a name that are looked at
 _SHOWN_KEYS = 6
 
 
 class Weights(NamedTuple):
-    """A set of weights in a checkpoint: its key, empty where nothing stands around it, and what its names hold."""
+    """A set of weights in a checkpoint.
+
+    Attributes:
+        key: what stands around it; empty: nothing.
+        named: what the names of the dictionary hold in which it lies.
+        top: what its own names begin with there.
+    """
 
     key: str
     named: dict[str, Any]
+    top: str = ""
+
+    def inside(self) -> dict[str, Any]:
+        """What it holds, by its own names."""
+        start = f"{self.top}." if self.top else ""
+        return {name[len(start) :]: value for name, value in self.named.items() if name.startswith(start)}
 
 
 def unwrap(content: Any, place: str, key: str | None = None) -> State:
@@ -58,10 +71,9 @@ def unwrap(content: Any, place: str, key: str | None = None) -> State:
         known = [each for each in dictionaries if any(_is_parameter(*entry) for entry in each.named.items())]
         known = known or [each for each in dictionaries if any(isinstance(v, Tensor) for v in each.named.values())]
     if not known:
-        keys = _listed([str(name) for name in content]) or "none"
-        raise UserError(
-            f"{place} holds no tensors{f' under {shown(key)}' if key is not None else ''}: its keys are {keys}"
-        )
+        under = "" if key is None else f" under {shown(key)}"
+        there = _listed([str(name) for name in content]) or "none"
+        raise UserError(f"{place} holds no tensors{under}: its keys are {there}")
     if len(known) > 1:
         found, last = [weights.key for weights in known], known[-1].key or _WHOLE
         raise UserError(
@@ -110,23 +122,24 @@ def _known(dictionary: Weights) -> list[Weights]:
     """The sets of weights among a dictionary's names; what lies in one, as a detector's backbone, is no other."""
     tops = set()
     for name, value in dictionary.named.items():
-        if _is_parameter(name, value) and (match := _TOP.search(name)):
+        if _is_parameter(name, value) and (match := _TOP.search(name, 0, _LONGEST)):
             tops.add(name[: match.start()].rstrip("."))
-    outer = [top for top in sorted(tops) if not any(top != each and _within(top, each) for each in tops)]
-    return [Weights(_joined(dictionary.key, top), _inside(dictionary.named, top)) for top in outer]
+    inner = {top for top in tops if top and "" in tops}
+    for top in tops:
+        above, dot, _ = top.rpartition(".")
+        while dot:
+            if above in tops:
+                inner.add(top)
+            above, dot, _ = above.rpartition(".")
+    return [Weights(_joined(dictionary.key, top), dictionary.named, top) for top in sorted(tops - inner)]
 
 
 def _under(dictionaries: list[Weights], key: str) -> list[Weights]:
     """What a key names, of whatever kind it is."""
-    for path, named in dictionaries:
-        if key == path:
-            found = named
-        elif _within(key, path):
-            found = _inside(named, key.removeprefix(path).lstrip("."))
-        else:
-            continue
-        if any(isinstance(value, Tensor) for value in found.values()):
-            return [Weights(key, found)]
+    for path, named, _ in dictionaries:
+        found = Weights(key, named, key.removeprefix(path).lstrip("."))
+        if _within(key, path) and any(isinstance(value, Tensor) for value in found.inside().values()):
+            return [found]
     return []
 
 
@@ -134,16 +147,12 @@ def _within(key: str, outer: str) -> bool:
     return not outer or f"{key}.".startswith(f"{outer}.")
 
 
-def _inside(named: dict[str, Any], top: str) -> dict[str, Any]:
-    start = f"{top}." if top else ""
-    return {name[len(start) :]: value for name, value in named.items() if name.startswith(start)}
-
-
 def _tensors(weights: Weights, place: str) -> State:
-    for name, value in weights.named.items():
+    held = weights.inside()
+    for name, value in held.items():
         if not isinstance(value, Tensor) and _PARAMETER.fullmatch(name):
             raise UserError(f"{place} is damaged: {name} is {shown(value)}, not a tensor")
-    return {name: value for name, value in weights.named.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in held.items() if isinstance(value, Tensor)}
 
 
 def _is_parameter(name: str, value: Any) -> bool:
