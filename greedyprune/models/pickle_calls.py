@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from greedyprune.errors import UserError
+from greedyprune.ranges import shown
 
 # How files name paths, by the Python that wrote them.
 PATHS = tuple(
@@ -103,8 +104,9 @@ def call(budget: Budget, name: Any, arguments: Any) -> Thing:
 
 def unsafe(place: str, path: str) -> UserError:
     """The refusal of a file that asks for a function or class which is not on the list."""
+    name = path if re.fullmatch(r"[\w.]{1,100}", path) else shown(path)
     return UserError(
-        f"{place} asks for {path}, which is not on the list of safe types: it was not loaded, and nothing in it was "
+        f"{place} asks for {name}, which is not on the list of safe types: it was not loaded, and nothing in it was "
         "run; save its state dict alone (model.state_dict()), as safetensors"
     )
 
