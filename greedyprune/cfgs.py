@@ -4,11 +4,12 @@ A third part, `[[inner widths] per backbone block]`, follows where the backbone 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from greedyprune.errors import UserError
+from greedyprune.ranges import COUNT, shown
 
 ENCODER_KINDS = ("attn", "ffn")
 DECODER_KINDS = ("self", "cross", "ffn")
@@ -30,12 +31,14 @@ class Cfgs:
         decoder: `(self, cross, ffn)` for each decoder layer.
         backbone: `(conv1,)` for each basic block or `(conv1, conv2)` for each bottleneck; empty: dense.
         dense_backbone: the same of the dense model, where it is known; it makes no difference between two Cfgs.
+        source: what messages call it: the flag or the file that it was given with; it makes no difference either.
     """
 
     encoder: tuple[tuple[int, int], ...]
     decoder: tuple[tuple[int, int, int], ...]
     backbone: Blocks = ()
     dense_backbone: Blocks = field(default=(), compare=False, repr=False)
+    source: str = field(default="cfgs", compare=False, repr=False)
 
     def to_list(self) -> list[list[list[int]]]:
         """Nested lists of integers: the two published parts, and the backbone's where it is not dense."""
@@ -111,11 +114,12 @@ def full_cfgs(enc_layers: int, dec_layers: int, hidden_dim: int, ffn_dim: int, b
     return Cfgs(encoder, decoder, dense_backbone=backbone)
 
 
-def parse_cfgs(value: "str | Sequence[Any] | Cfgs") -> Cfgs:
+def parse_cfgs(value: "str | Sequence[Any] | Cfgs", source: str = "--cfgs") -> Cfgs:
     """Read a width list from its text or nested lists. The text is read as JSON, never evaluated.
 
     Args:
         value: a Cfgs, nested lists, the text of one, or the words of a text that the shell took apart.
+        source: what messages call it: the flag or the file that it was given with. A Cfgs knows it already.
 
     Raises:
         UserError: not a list of this shape, with what was found and where.
@@ -131,45 +135,52 @@ def parse_cfgs(value: "str | Sequence[Any] | Cfgs") -> Cfgs:
         except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
             where = getattr(error, "pos", 0)
             raise UserError(
-                f"--cfgs is not a list: reading stops at character {where + 1}, near {text[where : where + 20]!r}; "
+                f"{source} is not a list: reading stops at character {where + 1}, near {text[where : where + 20]!r}; "
                 f"expected {SHAPE}"
             ) from None
     if not isinstance(value, (list, tuple)) or len(value) not in (2, 3):
-        found = f"{len(value)} parts" if isinstance(value, (list, tuple)) else f"{value!r}"
-        raise UserError(f"--cfgs has {found} where it needs 2 (encoder, decoder): {SHAPE}; {BACKBONE_SHAPE}")
+        found = f"{len(value)} parts" if isinstance(value, (list, tuple)) else shown(value)
+        raise UserError(f"{source} has {found} where it needs 2 (encoder, decoder): {SHAPE}; {BACKBONE_SHAPE}")
     return Cfgs(
-        tuple(_layer(layer, "encoder", i, ENCODER_KINDS) for i, layer in enumerate(_part(value[0], "encoder"))),
-        tuple(_layer(layer, "decoder", i, DECODER_KINDS) for i, layer in enumerate(_part(value[1], "decoder"))),
-        tuple(_block(block, i) for i, block in enumerate(_part(value[2], "backbone"))) if len(value) == 3 else (),
+        tuple(_layer(each, source, "encoder", i, ENCODER_KINDS) for i, each in _part(value[0], source, "encoder")),
+        tuple(_layer(each, source, "decoder", i, DECODER_KINDS) for i, each in _part(value[1], source, "decoder")),
+        tuple(_block(each, source, i) for i, each in _part(value[2], source, "backbone")) if len(value) == 3 else (),
+        source=source,
     )
 
 
-def _part(value: Any, part: str) -> Sequence[Any]:
+def _part(value: Any, source: str, part: str) -> Iterator[tuple[int, Any]]:
+    """The layers or blocks of a part, numbered."""
     if not isinstance(value, (list, tuple)) or not value:
         shape = BACKBONE_SHAPE if part == "backbone" else SHAPE
         raise UserError(
-            f"--cfgs: the {part} part is {value!r}, expected a list with one entry per {_UNITS[part]}: {shape}"
+            f"{source}: the {part} part is {_text(value)}, expected a list with one entry per {_UNITS[part]}: {shape}"
         )
-    return value
+    return enumerate(value)
 
 
-def _block(value: Any, index: int) -> tuple[int, ...]:
+def _block(value: Any, source: str, index: int) -> tuple[int, ...]:
     """A backbone block's widths; how many there must be is the model's to say."""
     if not isinstance(value, (list, tuple)) or len(value) not in (1, 2):
-        raise UserError(f"--cfgs: backbone block {index} is {value!r}, expected [conv1], or [conv1, conv2]")
-    return tuple(_layer(value, "backbone", index, BACKBONE_KINDS[: len(value)]))
+        raise UserError(f"{source}: backbone block {index} is {_text(value)}, expected [conv1], or [conv1, conv2]")
+    return tuple(_layer(value, source, "backbone", index, BACKBONE_KINDS[: len(value)]))
 
 
-def _layer(value: Any, part: str, index: int, kinds: tuple[str, ...]) -> Any:
-    place = f"--cfgs: {part} {_UNITS[part]} {index}"
+def _layer(value: Any, source: str, part: str, index: int, kinds: tuple[str, ...]) -> Any:
+    place = f"{source}: {part} {_UNITS[part]} {index}"
     if not isinstance(value, (list, tuple)):
-        raise UserError(f"{place} is {value!r}, expected [{', '.join(kinds)}]")
+        raise UserError(f"{place} is {_text(value)}, expected [{', '.join(kinds)}]")
     if len(value) != len(kinds):
-        raise UserError(f"{place} has {len(value)} numbers ({list(value)}), expected {len(kinds)}: {', '.join(kinds)}")
+        raise UserError(f"{place} has {len(value)} numbers ({_text(value)}), expected {len(kinds)}: {', '.join(kinds)}")
     for kind, width in zip(kinds, value, strict=True):
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise UserError(f"{place}: {kind} is {width!r}, expected a whole number of at least 1")
+        COUNT.check(width, f"{place}: {kind}")
     return tuple(value)
+
+
+def _text(value: Any) -> str:
+    """A value for a message: a short list of numbers whole."""
+    listed = isinstance(value, (list, tuple)) and len(value) <= 8
+    return f"[{', '.join(map(shown, value))}]" if listed else shown(value)
 
 
 def check_cfgs(cfgs: Cfgs, dense: Cfgs, heads: int, unit: int = 1) -> Cfgs:
@@ -187,12 +198,12 @@ def check_cfgs(cfgs: Cfgs, dense: Cfgs, heads: int, unit: int = 1) -> Cfgs:
     for part in ("encoder", "decoder"):
         have, need = len(getattr(cfgs, part)), len(getattr(dense, part))
         if have != need:
-            raise UserError(f"--cfgs has {have} {part} layers, the model has {need}")
-    _check_blocks(cfgs.backbone, dense.dense_backbone)
+            raise UserError(f"{cfgs.source} has {have} {part} layers, the model has {need}")
+    _check_blocks(cfgs, dense.dense_backbone)
     cfgs = cfgs.over(dense.dense_backbone)
     full = dense.widths("all")
     for site, width in cfgs.widths("all").items():
-        place = f"--cfgs: {site_words(site)} width {width}"
+        place = f"{cfgs.source}: {site_words(site)} width {width}"
         attention = site.endswith(("attn", "self", "cross"))
         if attention and unit > 1 and width % unit:
             raise UserError(f"{place} is not a multiple of the {unit} channels of a head, and heads leave whole here")
@@ -204,12 +215,12 @@ def check_cfgs(cfgs: Cfgs, dense: Cfgs, heads: int, unit: int = 1) -> Cfgs:
     return cfgs
 
 
-def _check_blocks(backbone: Blocks, dense: Blocks) -> None:
-    if backbone and len(backbone) != len(dense):
-        raise UserError(f"--cfgs has {len(backbone)} backbone blocks, the model has {len(dense)}")
-    for index, (block, full) in enumerate(zip(backbone, dense, strict=False)):
+def _check_blocks(cfgs: Cfgs, dense: Blocks) -> None:
+    if cfgs.backbone and len(cfgs.backbone) != len(dense):
+        raise UserError(f"{cfgs.source} has {len(cfgs.backbone)} backbone blocks, the model has {len(dense)}")
+    for index, (block, full) in enumerate(zip(cfgs.backbone, dense, strict=False)):
         if len(block) != len(full):
             raise UserError(
-                f"--cfgs: backbone block {index} has {len(block)} numbers ({list(block)}), the model's has "
+                f"{cfgs.source}: backbone block {index} has {len(block)} numbers ({list(block)}), the model's has "
                 f"{len(full)}: {', '.join(BACKBONE_KINDS[: len(full)])}"
             )

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from greedyprune.cfgs import parse_cfgs
 from greedyprune.errors import UserError
 from greedyprune.failures import advise
 from greedyprune.models import Detector, load_model
@@ -48,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--resume` and `--cfgs`; see `open_model`."""
+    """`--resume`, `--key` and `--cfgs`; see `open_model`."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--resume",
@@ -56,6 +57,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEMO_MODEL,
         metavar="PATH",
         help="checkpoint: of this project, or a published one (default: the embedded demo detector)",
+    )
+    group.add_argument(
+        "--key",
+        type=plain_text,
+        metavar="NAME",
+        help="which of the sets of weights that a checkpoint of another framework holds, as ema or state_dict.ema "
+        "(default: the only one)",
     )
     group.add_argument(
         "--cfgs",
@@ -143,6 +151,6 @@ def open_model(args: argparse.Namespace) -> Detector:
         UserError: the checkpoint cannot be loaded, or has other widths than `--cfgs`.
     """
     device = open_device(args)
-    cfgs = None if args.cfgs is None else " ".join(args.cfgs)
-    overrides = {"whole_heads": True} if args.whole_heads else {}
-    return load_model(args.resume, cfgs, **overrides).to(device)
+    cfgs = None if args.cfgs is None else parse_cfgs(args.cfgs)
+    overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
+    return load_model(args.resume, cfgs, key=args.key, **overrides).to(device)

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import types
 import typing
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -70,7 +71,7 @@ class Range:
             UserError: the value is no number of this range.
         """
         if not self.holds(value):
-            raise UserError(f"{what} is {shortened(repr(value))}, it must be {self}")
+            raise UserError(f"{what} is {shown(value)}, it must be {self}")
 
     def __str__(self) -> str:
         noun = "a whole number" if self.kind is int else "a number"
@@ -143,6 +144,33 @@ def check_ranges(options: Any, named: Callable[[str], str]) -> None:
         value = getattr(options, name)
         if value is not None:
             allowed.check(value, named(name))
+
+
+def check_types(options: Any, named: Callable[[str], str]) -> None:
+    """Hold every switch and text of a dataclass against its type, and refuse None where the type does not say it.
+
+    Args:
+        options: the dataclass; numbers are `check_ranges`' to check.
+        named: from a field's name to how the message calls it.
+
+    Raises:
+        UserError: the first field that is of another type.
+    """
+    for name, hint in typing.get_type_hints(type(options)).items():
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds, value = typing.get_args(hint) if union else (hint,), getattr(options, name)
+        for kind, noun in ((bool, "true or false"), (str, "a text")):
+            if kind in kinds and not isinstance(value, kinds):
+                raise UserError(f"{named(name)} is {shown(value)}, it must be {noun}")
+        if value is None and type(None) not in kinds:
+            raise UserError(f"{named(name)} is missing")
+
+
+def shown(value: object) -> str:
+    """A value from a user or a file for a message: short, and without looking through what holds other values."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return shortened(repr(value)) if not isinstance(value, int) or abs(value) < 10**80 else "a huge number"
+    return f"a {type(value).__name__}"
 
 
 def shortened(text: str) -> str:

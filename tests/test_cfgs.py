@@ -92,6 +92,20 @@ def test_a_malformed_list_is_refused_with_the_place(given, words):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "given", ["", "[[[152, 416]]]", "[[[152, 416]], 7]", "[[7], [[8, 136, 544]]]", "[[[0, 9]], [[8, 8, 8]]]"]
+)
+def test_a_message_names_what_was_given(given):
+    for source in ("--widths", "cfgs"):
+        with pytest.raises(UserError, match=f"^{source}"):
+            parse_cfgs(given, source)
+    for value in (TEXT, CFGS):
+        cfgs = parse_cfgs(value, "--widths")
+        with pytest.raises(UserError, match=f"^{'--widths' if value is TEXT else 'cfgs'}"):
+            check_cfgs(cfgs, full_cfgs(2, 3, 128, 2048), heads=8)
+        assert cfgs == CFGS
+
+
 @pytest.mark.parametrize("before", ["", "[[[152, 416]], ", "1 or "])
 def test_text_is_never_evaluated(tmp_path, before):
     trap = tmp_path / "trap"

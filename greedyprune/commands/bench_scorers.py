@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns: dict[str, dict[str, int]] = {f"{share:.1%}": _even(sites, share) for share in SHARES}
     if args.widths is not None:
         options = model.options
-        cfgs = check_cfgs(parse_cfgs(args.widths), model.cfgs, options.heads, options.unit)
+        cfgs = check_cfgs(parse_cfgs(args.widths, "--widths"), model.cfgs, options.heads, options.unit)
         columns = {"--widths": cfgs.widths(args.prune)}
     room = Room(round(8e9))
     score = scoring_ids(train, 64, args.seed)

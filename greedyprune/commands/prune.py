@@ -165,6 +165,7 @@ def _tell(result: Mapping[str, Any], cost: CostModel, args: argparse.Namespace, 
     print("fine-tune and evaluate the slim model with")
     resume = f"--resume {shlex.quote(str(slim_path))}"
     teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(str(args.resume))}"
+    teacher += "" if args.key is None else f" --teacher_key {shlex.quote(args.key)}"
     print(f"    python tools/train.py {resume} --teacher{teacher}")
     print(f"    python tools/eval.py {resume}")
     print("--cfgs")

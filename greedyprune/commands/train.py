@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from greedyprune.cfgs import parse_cfgs
 from greedyprune.classes import ADVICE, same_classes
 from greedyprune.cli import (
     DEMO_MODEL,
@@ -31,7 +32,7 @@ from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_mo
 from greedyprune.models.new_classes import with_classes
 from greedyprune.ranges import PIXELS
 from greedyprune.report import number
-from greedyprune.text import file_path, printable
+from greedyprune.text import file_path, plain_text, printable
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
 from greedyprune.training.flags import add_flags, from_flags
 from greedyprune.training.log import TrainLog, duration
@@ -88,8 +89,10 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
     settings = {
         "model": args.model or "checkpoint",
         "weights": _fingerprint(args.backbone_weights if args.model else args.resume),
+        **({"key": args.key} if args.key else {}),
         **({"teacher": _fingerprint(args.teacher)} if args.teacher else {}),
         **({"new_classes": True} if args.new_classes else {}),
+        **({"teacher_key": args.teacher_key} if args.teacher_key else {}),
         **{f"model.{name}": value for name, value in model.options.to_dict().items()},
         "cfgs": str(model.cfgs),
         **{f"model.{name}": value for name, value in dataclasses.asdict(model.info).items()},
@@ -97,7 +100,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         "training images": feed.images,
         "validation data": val_data.fingerprint,
     }
-    teacher = load_model(args.teacher) if args.teacher else None
+    teacher = load_model(args.teacher, key=args.teacher_key) if args.teacher else None
     validation = Validation(val_data, options, run, world)
     trainer = Trainer(model, feed, validation, options, run, world, settings, teacher)
     position = trainer.position
@@ -121,7 +124,7 @@ def _from_scratch(args: argparse.Namespace) -> Detector:
     classes = data_classes(args.coco_path)
     info = ModelInfo(classes.names, classes.ids, short_side, long_side)
     given = {name: getattr(args, name) for name in _MODEL_FLAGS if getattr(args, name) is not None}
-    cfgs = None if args.cfgs is None else " ".join(args.cfgs)
+    cfgs = None if args.cfgs is None else parse_cfgs(args.cfgs)
     model = build_model(args.model, cfgs, info=info, num_classes=classes.count, **given)
     if args.backbone_weights:
         load_backbone(model, args.backbone_weights)
@@ -204,6 +207,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the dense detector that a slim one was cut from: its answers are learned beside the labels "
         "(without PATH: the embedded demo detector)",
     )
+    group.add_argument(
+        "--teacher_key", type=plain_text, metavar="NAME", help="which of the sets of weights in --teacher; see --key"
+    )
     add_flags(group, TrainOptions, leave_out=_SHARED)
     add_flags(parser.add_argument_group("run"), RunOptions, leave_out=_SHARED)
     parser.set_defaults(resume=None)
@@ -212,6 +218,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("--model starts from random weights and --resume from a checkpoint; leave one of them out")
     if args.model and args.new_classes:
         raise UserError("--new_classes is for fine-tuning with --resume; a new model has the data's classes anyway")
+    if args.model and args.key is not None:
+        raise UserError("--key chooses weights in --resume, and --model starts from random ones; leave one of them out")
+    if args.teacher_key is not None and args.teacher is None:
+        raise UserError("--teacher_key chooses weights in --teacher, which is not given")
     if not args.model:
         args.resume = args.resume or DEMO_MODEL
         for name in (*_MODEL_FLAGS, "short_side", "long_side", "backbone_weights"):

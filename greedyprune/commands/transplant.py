@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="dense checkpoint, or a published search-time one (default: the embedded demo detector)",
     )
+    parser.add_argument(
+        "--key", type=plain_text, metavar="NAME", help="which set of weights in --resume (default: the only one)"
+    )
     parser.add_argument("--db", type=plain_text, metavar="URL", help=f"database of the search (default: {DEFAULT_DB})")
     parser.add_argument(
         "--study", type=plain_text, metavar="NAME", help="name of the study (default: the only one in the database)"
@@ -113,11 +116,11 @@ def _slim(args: argparse.Namespace) -> tuple[Detector, Detector]:
     """The dense model and what survives of it."""
     if args.cfgs is not None:
         overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
-        model = load_model(args.resume, **overrides)
+        model = load_model(args.resume, key=args.key, **overrides)
         cfgs = check_cfgs(parse_cfgs(args.cfgs), model.cfgs, model.options.heads, model.options.unit)
         return model, transplant(model, kept_by_magnitude(model, cfgs))
-    model = load_model(args.resume)
-    masks = {} if args.db else search_masks(read_checkpoint(args.resume)[0])
+    model = load_model(args.resume, key=args.key)
+    masks = {} if args.db else search_masks(read_checkpoint(args.resume, args.key)[0])
     if masks:
         kept, exchanged = kept_from_masks(model, masks)
         print(
@@ -141,7 +144,7 @@ def _searched(args: argparse.Namespace, model: Detector) -> tuple[Detector, Dete
         raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
     whole_heads = settings.get("whole_heads", False)
     if whole_heads != model.options.whole_heads:
-        model = load_model(args.resume, whole_heads=whole_heads)
+        model = load_model(args.resume, key=args.key, whole_heads=whole_heads)
     if settings["schedule"] == "global":
         return model, _cut(args, model.to(open_device(args)), settings, _told(args, records, settings, result))
     for name in ("trial", "map_tol", "target_flops"):

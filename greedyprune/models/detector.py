@@ -36,7 +36,7 @@ class Detector(nn.Module):
         label_enc: embeddings of noised labels; None: the detector is trained without denoising.
 
     Raises:
-        UserError: widths that do not fit the options.
+        UserError: widths or class names that do not fit the options.
     """
 
     options: Any  # each detector's own; all derive from DetectorOptions
@@ -50,6 +50,7 @@ class Detector(nn.Module):
         dense = options.dense_cfgs()
         self.cfgs = check_cfgs(cfgs or dense, dense, options.heads, options.unit)
         self.info = info or ModelInfo()
+        self.info.check_classes(options.num_classes)
         self.label_enc = None
 
     def features(self, images: Sequence[Tensor] | ImageBatch | Tensor) -> Features:

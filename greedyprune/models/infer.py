@@ -16,8 +16,9 @@ from greedyprune.models.options import (
     DNDeformableOptions,
     DNDETROptions,
 )
-from greedyprune.models.published import State
 from greedyprune.models.sizes import Sizes
+from greedyprune.models.wrapped import State
+from greedyprune.ranges import COUNT
 
 Found = tuple[dict[str, Any], Cfgs]
 
@@ -162,6 +163,7 @@ def _dab(sizes: Sizes, encoder: tuple[tuple[int, int], ...]) -> dict[str, Any]:
     classes, _ = sizes.matrix("class_embed.weight")
     queries = sizes.rows("refpoint_embed.weight")
     sizes.matrix("label_enc.weight")
+    patterns = "transformer.patterns.weight"
     found = _common(sizes, encoder, _dab_widths(sizes), classes, 2048)
     if found["activation"] == "relu":
         found["activation"] = sizes.argument("transformer_activation", str, "relu")
@@ -170,7 +172,7 @@ def _dab(sizes: Sizes, encoder: tuple[tuple[int, int], ...]) -> dict[str, Any]:
         "temperature_h": sizes.argument("pe_temperatureH", float, 20.0),
         "temperature_w": sizes.argument("pe_temperatureW", float, 20.0),
         "num_queries": queries,
-        "num_patterns": len(sizes.state.get("transformer.patterns.weight", ())),
+        "num_patterns": sizes.rows(patterns) if patterns in sizes.state else 0,
         "random_refpoints_xy": sizes.argument("random_refpoints_xy", bool, False),
     }
 
@@ -194,8 +196,10 @@ def _deformable_points(sizes: Sizes, found: Mapping[str, Any]) -> dict[str, Any]
 def _places(sizes: Sizes, found: Mapping[str, Any], attention: str) -> int:
     """Points that a head samples in all levels; with whole heads, a slim attention has fewer heads than its model."""
     heads = found["heads"]
+    COUNT.check(heads, "option heads")
     if found.get("whole_heads"):
-        heads = sizes.rows(f"{attention}.value_proj.weight") * heads // found["hidden_dim"]
+        # At least one, however narrow a damaged file says it is.
+        heads = max(sizes.rows(f"{attention}.value_proj.weight") * heads // found["hidden_dim"], 1)
     return sizes.rows(f"{attention}.attention_weights.weight") // heads
 
 

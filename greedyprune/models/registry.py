@@ -54,7 +54,7 @@ def build_model(
     if name not in MODELS:
         raise UserError(f"model {name!r} is unknown; choose one of {', '.join(MODELS)}")
     kind = MODELS[name]
-    return kind.model(kind.options.from_dict(options), None if cfgs is None else parse_cfgs(cfgs), info)
+    return kind.model(kind.options.from_dict(options), None if cfgs is None else parse_cfgs(cfgs, "cfgs"), info)
 
 
 def model_name(model: Detector) -> str:
