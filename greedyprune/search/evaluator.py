@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from greedyprune.classes import map_labels
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.vectorized import CocoEvaluator
 from greedyprune.models.criterion import Criterion
@@ -39,6 +40,7 @@ class Evaluator:
     ) -> None:
         self.model, self.subset, self.rest, self.score, self.top_k = model, subset, rest, score, top_k
         self.image_forwards = 0
+        self.categories = map_labels(model.classes, coco, "the data set").categories
         self.criterion = Criterion(model.options.num_classes)
         self.subset_ap = CocoEvaluator(coco, subset.ids)
         self.full_ap = CocoEvaluator(coco, [*subset.ids, *rest.ids])
@@ -98,6 +100,6 @@ class Evaluator:
             outputs = finish(self.model, prefix, last_only=True)
             results = postprocess(outputs, torch.stack([target["size"] for target in targets]), self.top_k)
             ids = [int(target["image_id"]) for target in targets]
-            parts.append(Detections.from_results(results, ids, self.model.info.category_ids))
+            parts.append(Detections.from_results(results, ids, self.categories))
         self.image_forwards += len(images)
         return Detections.concat(parts)
