@@ -187,8 +187,7 @@ def _opened(model: Model) -> nn.Module:
 def _data(data: Data, split: str, family: Family, model: nn.Module) -> CocoDetection:
     if isinstance(data, CocoDetection):
         return data
-    info = family.info(model)
-    return CocoDetection(data, split, info.category_ids or None, eval_transform(info.short_side, info.long_side))
+    return open_split(data, split, family.classes(model), eval_transform(*family.sides(model)))
 
 
 def _folder_of(db: str) -> Path:

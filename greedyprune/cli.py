@@ -1,69 +1,20 @@
-"""What every tool's command line has in common: errors, and the arguments for models, data and devices."""
+"""What the tools' command lines have in common: the parser, and the arguments for models, data and devices."""
 
 import argparse
-import errno
-import os
-import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from greedyprune.data.cache import demo_data
-from greedyprune.data.coco import CocoDetection
-from greedyprune.data.transforms import eval_transform
 from greedyprune.errors import UserError
+from greedyprune.failures import advise
 from greedyprune.models import Detector, load_model
+from greedyprune.ranges import AMOUNT, BATCH, PROCESSES, PROCESSES_OR_NONE
+from greedyprune.running import run as run  # of every tool, as what else they have in common
+from greedyprune.text import file_path, plain_text
 
 DEMO_MODEL = Path(__file__).parent / "assets" / "shapes_dn_detr.safetensors"
-_FILE_ERRORS = {
-    errno.ENOSPC: "disk full",
-    errno.EFBIG: "file too large for this disk or account",
-    errno.EDQUOT: "disk quota exceeded",
-    errno.EACCES: "no permission",
-    errno.EPERM: "no permission",
-    errno.EROFS: "read-only file system",
-    errno.ENOENT: "no such file or folder",
-    errno.ENOTDIR: "not a folder",
-    errno.EISDIR: "a folder, not a file",
-    errno.EEXIST: "a file of that name is in the way",
-    errno.ENAMETOOLONG: "file name too long",
-}
-
-
-def run(main: Callable[[], int]) -> NoReturn:
-    """Run a tool and exit: what goes wrong for a reason that the user can see to is one line on stderr.
-
-    Exit codes: what `main` returns; 2 for a UserError, a file or disk that refuses, or a GPU without memory; 130 for
-    Ctrl-C.
-    """
-    try:
-        code = main()
-        sys.stdout.flush()
-    except UserError as error:
-        code = _complain(str(error))
-    except KeyboardInterrupt as error:
-        # A command that can say how to go on raises it with that as its message.
-        print(f"\ninterrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:
-        # The reader has gone. What is still buffered would raise again when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except OSError as error:
-        if error.errno not in _FILE_ERRORS:
-            raise
-        code = _complain(f"{_FILE_ERRORS[error.errno]}: {error.filename or error.strerror}")
-    except torch.cuda.OutOfMemoryError as error:
-        needed = str(error).split(". ")[0]
-        code = _complain(f"{needed}; use a smaller --batch_size, --amp bf16 or --device cpu")
-    sys.exit(code)
-
-
-def _complain(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -86,56 +37,32 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=_Formatter, allow_abbrev=False)
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        advise(self._option_string_actions)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def whole_number(smallest: int) -> Callable[[str], int]:
-    """An argparse type: a whole number of at least `smallest`."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = smallest - 1
-        if number < smallest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {smallest}")
-        return number
-
-    return parse
-
-
-def share(text: str) -> float:
-    """An argparse type: a number in 0..1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
-    return number
-
-
-def _gigabytes(text: str) -> float:
-    """An argparse type: 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes of at least 0")
-    return number
-
-
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--resume` and `--cfgs`; see `open_model`."""
+    """`--resume`, `--key` and `--cfgs`; see `open_model`."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--resume",
-        type=Path,
+        type=file_path,
         default=DEMO_MODEL,
         metavar="PATH",
         help="checkpoint: of this project, or a published one (default: the embedded demo detector)",
+    )
+    group.add_argument(
+        "--key",
+        type=plain_text,
+        metavar="NAME",
+        help="which of the sets of weights that a checkpoint of another framework holds, as ema or state_dict.ema "
+        "(default: the only one)",
     )
     group.add_argument(
         "--cfgs",
@@ -147,17 +74,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, batch_size: int = 8) -> None:
-    """`--coco_path`, `--batch_size` and `--num_workers`; see `open_dataset`."""
+    """`--coco_path`, `--batch_size` and `--num_workers`; see `open_dataset` of commands/datasets.py."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--coco_path",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="folder with train2017, val2017 and annotations (default: the embedded demo data set)",
     )
-    group.add_argument("--batch_size", type=whole_number(1), default=batch_size, metavar="N", help="images at once")
+    group.add_argument("--batch_size", type=BATCH.parse, default=batch_size, metavar="N", help="images at once")
     group.add_argument(
-        "--num_workers", type=whole_number(0), default=0, metavar="N", help="processes that decode images; 0: none"
+        "--num_workers",
+        type=PROCESSES_OR_NONE.parse,
+        default=0,
+        metavar="N",
+        help="processes that decode images; 0: none",
     )
 
 
@@ -165,11 +96,15 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """`--device`, `--amp` and `--threads`; see `open_device`."""
     group = parser.add_argument_group("device")
     group.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: a GPU where there is one, else the CPU"
+        "--device",
+        type=plain_text,
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:N, or auto: a GPU where there is one, else the CPU",
     )
     group.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="mixed precision")
     group.add_argument(
-        "--threads", type=whole_number(1), metavar="N", help="CPU threads of PyTorch (default: PyTorch's own choice)"
+        "--threads", type=PROCESSES.parse, metavar="N", help="CPU threads of PyTorch (default: PyTorch's own choice)"
     )
 
 
@@ -177,7 +112,7 @@ def add_cache_argument(group: Any) -> None:
     """`--cache_gb`, for tools that keep what the model makes of many images."""
     group.add_argument(
         "--cache_gb",
-        type=_gigabytes,
+        type=AMOUNT.parse,
         default=8.0,
         metavar="X",
         help="memory for what the model makes of the images (default: 8); with less, the same result later",
@@ -215,50 +150,5 @@ def open_model(args: argparse.Namespace) -> Detector:
         UserError: the checkpoint cannot be loaded, or has other widths than `--cfgs`.
     """
     device = open_device(args)
-    cfgs = None if args.cfgs is None else " ".join(args.cfgs)
-    overrides = {"whole_heads": True} if args.whole_heads else {}
-    return load_model(args.resume, cfgs, **overrides).to(device)
-
-
-def open_dataset(args: argparse.Namespace, model: Detector, split: str, transform: Any = None) -> CocoDetection:
-    """The data set of `--coco_path`, its labels numbered as the model's.
-
-    Args:
-        args: parsed arguments of the data group.
-        model: says which categories its labels are, and how large it wants images.
-        split: `train` or `val`.
-        transform: None: the evaluation transform at the model's image size.
-
-    Raises:
-        UserError: the data cannot be read, or its categories are not the model's.
-    """
-    root = demo_data() if args.coco_path is None else args.coco_path
-    transform = transform or eval_transform(model.info.short_side, model.info.long_side)
-    dataset = CocoDetection(root, split, None, transform)
-    known = model.info.category_ids or tuple(range(model.options.num_classes))
-    check_categories(model, dataset, root)
-    if tuple(dataset.category_ids) == tuple(known):
-        return dataset
-    return CocoDetection(root, split, known, transform)
-
-
-def check_categories(model: Detector, dataset: CocoDetection, root: Path) -> None:
-    """Check that every category of the data is one that the model knows, by id and, where known, by name.
-
-    Raises:
-        UserError: names both numbers of classes and the first category that differs.
-    """
-    info = model.info
-    ids = info.category_ids or tuple(range(model.options.num_classes))
-    names = dict(zip(ids, info.class_names, strict=True)) if info.class_names else {}
-    for category, name in zip(dataset.category_ids, dataset.class_names, strict=True):
-        if category not in ids:
-            differs = f"category {category} ({name}) of the data is none of the model's"
-        elif names.get(category, name) != name:
-            differs = f"category {category} is {name} in the data and {names[category]} in the model"
-        else:
-            continue
-        raise UserError(
-            f"the model detects {len(ids)} classes and {root} has {len(dataset.category_ids)}: {differs}; "
-            "--resume a checkpoint of this data, or give its data as --coco_path"
-        )
+    overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
+    return load_model(args.resume, args.cfgs, cfgs_name="--cfgs", key=args.key, **overrides).to(device)

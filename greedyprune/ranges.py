@@ -1,6 +1,7 @@
 """Ranges of numbers that users and files give. A dataclass states them in its fields' types."""
 
 import math
+import os
 import sys
 import types
 import typing
@@ -25,6 +26,7 @@ class Range:
         high: the largest.
         below: `high` itself is not allowed.
         above: `low` itself is not allowed.
+        why: where `high` comes from, for messages.
     """
 
     kind: type[int] | type[float]
@@ -32,6 +34,7 @@ class Range:
     high: float = math.inf
     below: bool = False
     above: bool = False
+    why: str = ""
 
     def holds(self, value: object) -> bool:
         """Whether a value is a number of this range."""
@@ -54,7 +57,7 @@ class Range:
         except ValueError:
             value = math.nan
         if not self.holds(value):
-            raise ArgumentTypeError(f"{_shortened(text)!r} is not {self}")
+            raise ArgumentTypeError(f"{shortened(text)!r} is not {self}")
         return value
 
     def check(self, value: object, what: str) -> None:
@@ -76,13 +79,26 @@ class Range:
         if self.high == math.inf:
             return least
         most = "below 2^63" if self.high == _INT64 else f"{'below' if self.below else 'at most'} {self.high}"
-        return f"{least} and {most}"
+        return f"{least} and {most}{f' ({self.why})' if self.why else ''}"
 
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_MOST_PROCESSES = max(64, 4 * processors())
+_WHY_PROCESSES = f"4 for each of the {processors()} processors here, or 64"
 
 COUNT = Range(int, 1, _INT64)
 COUNT_OR_NONE = Range(int, 0, _INT64)
 SEED = Range(int, 0, _INT64)
 PIXELS = Range(int, 8, 65_535)
+BATCH = Range(int, 1, 65_536)
+IMAGES = Range(int, 1, 10_000_000)
+IMAGES_OR_NONE = Range(int, 0, 10_000_000)
+PROCESSES = Range(int, 1, _MOST_PROCESSES, why=_WHY_PROCESSES)
+PROCESSES_OR_NONE = Range(int, 0, _MOST_PROCESSES, why=_WHY_PROCESSES)
 SHARE = Range(float, 0, 1)
 SHARE_BELOW_ONE = Range(float, 0, 1, below=True)
 POSITIVE_SHARE = Range(float, 0, 1, above=True)
@@ -93,6 +109,9 @@ Count = Annotated[int, COUNT]
 CountOrNone = Annotated[int, COUNT_OR_NONE]
 Seed = Annotated[int, SEED]
 Pixels = Annotated[int, PIXELS]
+Batch = Annotated[int, BATCH]
+ImagesOrNone = Annotated[int, IMAGES_OR_NONE]
+ProcessesOrNone = Annotated[int, PROCESSES_OR_NONE]
 Share = Annotated[float, SHARE]
 ShareBelowOne = Annotated[float, SHARE_BELOW_ONE]
 PositiveShare = Annotated[float, POSITIVE_SHARE]
@@ -150,9 +169,10 @@ def check_types(options: Any, named: Callable[[str], str]) -> None:
 def shown(value: object) -> str:
     """A value from a user or a file for a message: short, and without looking through what holds other values."""
     if value is None or isinstance(value, (bool, int, float, str)):
-        return _shortened(repr(value)) if not isinstance(value, int) or abs(value) < 10**80 else "a huge number"
+        return shortened(repr(value)) if not isinstance(value, int) or abs(value) < 10**80 else "a huge number"
     return f"a {type(value).__name__}"
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A value as messages show it: at most 40 characters."""
     return text if len(text) <= 40 else f"{text[:36]}..."

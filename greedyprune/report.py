@@ -2,14 +2,27 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES
 from greedyprune.evaluation.evaluate import EvalResult
+from greedyprune.text import printable
+
+_BESIDE = 12  # characters that the frame and an AP take beside the name of a class
+
+
+def open_console(file: TextIO | None = None) -> Console:
+    """A console that shows text as it is: no part of a name is a style, an emoji or a number to be coloured.
+
+    Args:
+        file: where it writes; None: stdout.
+    """
+    return Console(file=file, markup=False, emoji=False, highlight=False)
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -40,12 +53,12 @@ def progress_bar(text: str, shown: bool | None = None) -> Callable[[Iterable[Any
     return wrap
 
 
-def print_evaluation(result: EvalResult, console: Console | None = None) -> None:
+def print_evaluation(result: EvalResult) -> None:
     """Accuracy, the AP of every class, and cost, as tables on stdout, each under what it was measured on."""
-    console = console or Console(highlight=False)
+    console = open_console()
     chosen = "" if result.image_seed is None else f" chosen with seed {result.image_seed}"
     console.print(f"COCO boxes, {result.images} images{chosen}", accuracy_table(result), sep="\n")
-    console.print("AP of every class", class_table(result), sep="\n")
+    console.print("AP of every class", class_table(result, console.width), sep="\n")
     height, width = result.image_size
     threads = f", {result.threads} thread{'s' if result.threads > 1 else ''}"
     where = result.device + (threads if result.device == "cpu" else "")
@@ -62,13 +75,20 @@ def accuracy_table(result: EvalResult) -> Table:
     return table
 
 
-def class_table(result: EvalResult, columns: int = 3) -> Table:
-    """The AP of every class, in a few columns."""
+def class_table(result: EvalResult, width: int = 80) -> Table:
+    """The AP of every class, a line for each, in as many columns as fit.
+
+    Args:
+        result: of the evaluation.
+        width: characters of a line, in which longer names are cut.
+    """
     table = Table()
-    cells = [cell for name, ap in result.accuracy["per_class"].items() for cell in (name, number(ap))]
-    columns = min(columns, max(1, len(cells) // 2))
+    per_class = result.accuracy["per_class"]
+    cells = [cell for name, ap in per_class.items() for cell in (printable(name, None), number(ap))]
+    longest = min(max([5, *map(cell_len, cells[::2])]), max(5, width - _BESIDE - 1))
+    columns = max(1, min(3, len(per_class), (width - 1) // (longest + _BESIDE)))
     for _ in range(columns):
-        table.add_column("class")
+        table.add_column("class", width=longest, no_wrap=True, overflow="ellipsis")
         table.add_column("AP", justify="right")
     for start in range(0, len(cells), 2 * columns):
         table.add_row(*cells[start : start + 2 * columns])

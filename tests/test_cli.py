@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from greedyprune import UserError
-from greedyprune.cli import Parser, add_device_arguments, add_model_arguments, open_device, run, share, whole_number
+from greedyprune.cli import Parser, add_device_arguments, add_model_arguments, open_device
+from greedyprune.ranges import COUNT, SHARE
+from greedyprune.running import run
 
 
 def exit_of(error, capsys):
@@ -29,7 +31,10 @@ def test_the_exit_code_is_what_main_returns():
     ("error", "line"),
     [
         (UserError("two\n  lines"), "error: two lines\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "/out/x"), "error: disk full: /out/x\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/out/x"),
+            "error: disk full: /out/x; free some space on its disk, or write to another one\n",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "/out/x"), "error: no permission: /out/x\n"),
         (OSError(errno.EROFS, "Read-only file system", "/out/x"), "error: read-only file system: /out/x\n"),
         (
@@ -72,8 +77,8 @@ def parser():
     parser = Parser("A tool.")
     add_model_arguments(parser)
     add_device_arguments(parser)
-    parser.add_argument("--count", type=whole_number(1), default=2, help="how many")
-    parser.add_argument("--share", type=share, default=0.5)
+    parser.add_argument("--count", type=COUNT.parse, default=2, help="how many")
+    parser.add_argument("--share", type=SHARE.parse, default=0.5)
     return parser
 
 
@@ -87,7 +92,7 @@ def test_cfgs_are_taken_quoted_or_as_several_words(parser, words):
     [
         (["--count", "0"], "'0' is not a whole number of at least 1"),
         (["--count", "2.5"], "'2.5' is not a whole number of at least 1"),
-        (["--share", "1.5"], "'1.5' is not a number between 0 and 1"),
+        (["--share", "1.5"], "'1.5' is not a number of at least 0 and at most 1"),
         (["--dev", "cpu"], "unrecognized arguments: --dev cpu"),
         (["--amp", "int8"], "invalid choice: 'int8'"),
     ],

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 import pytest
 
 from greedyprune.errors import UserError
-from greedyprune.ranges import AMOUNT, COUNT, SEED, SHARE_BELOW_ONE, Count, Share, check_ranges
+from greedyprune.ranges import (
+    AMOUNT,
+    COUNT,
+    SEED,
+    SHARE_BELOW_ONE,
+    Count,
+    Share,
+    check_ranges,
+    check_types,
+    shown,
+)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "nan", "x", "", "1e3", str(2**63), "9" * 5000])
@@ -47,3 +57,38 @@ def test_a_dataclass_states_its_ranges_in_its_types() -> None:
         _Options(0)
     with pytest.raises(UserError, match=r"--share is 1\.5, it must be a number of at least 0 and at most 1"):
         _Options(1, 1.5)
+
+
+@dataclass(frozen=True)
+class _Typed:
+    fast: bool = False
+    name: str = "x"
+    other: str | None = None
+    images: Count = 1
+
+    def __post_init__(self) -> None:
+        check_types(self, "option {}".format)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("fast", 1, "option fast is 1, it must be true or false"),
+        ("fast", None, "option fast is None, it must be true or false"),
+        ("name", True, "option name is True, it must be a text"),
+        ("other", ["x"], "option other is a list, it must be a text"),
+        ("images", None, "option images is missing"),
+    ],
+)
+def test_switches_and_texts_are_held_against_their_types(name: str, value: object, words: str) -> None:
+    assert _Typed(True, "y", None, 2).other is None
+    with pytest.raises(UserError, match=words):
+        _Typed(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_value_is_shown_in_a_few_characters_and_what_holds_others_by_its_type() -> None:
+    doubled: tuple[object, ...] = ()
+    for _ in range(60):
+        doubled = (doubled, doubled)
+    shortened = [shown(value) for value in (3, 10**5000, "a" * 99, float("nan"), doubled, {"a": 1}, None)]
+    assert shortened == ["3", "a huge number", f"'{'a' * 35}...", "nan", "a tuple", "a dict", "None"]

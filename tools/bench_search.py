@@ -1,7 +1,6 @@
 """How fast a search scores and evaluates, on random weights and generated images; see `--help`."""
 
-from greedyprune.cli import run
-from greedyprune.commands.bench_search import main
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
-    run(main)
+    run_command("bench_search")

@@ -1,7 +1,6 @@
 """Evaluate a detector; see `--help`."""
 
-from greedyprune.cli import run
-from greedyprune.commands.eval import main
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
-    run(main)
+    run_command("eval")

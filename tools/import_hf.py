@@ -1,7 +1,6 @@
 """Import a DAB-DETR that HuggingFace transformers saved; see `--help`."""
 
-from greedyprune.cli import run
-from greedyprune.commands.import_hf import main
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
-    run(main)
+    run_command("import_hf")

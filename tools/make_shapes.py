@@ -1,7 +1,6 @@
 """Write the synthetic detection set; see `--help`."""
 
-from greedyprune.cli import run
-from greedyprune.commands.make_shapes import main
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":  # the processes that draw may import this file
-    run(main)
+    run_command("make_shapes")

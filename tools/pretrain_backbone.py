@@ -1,7 +1,6 @@
 """Give a backbone a head start on the objects of a data set; see `--help`."""
 
-from greedyprune.cli import run
-from greedyprune.commands.pretrain_backbone import main
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
-    run(main)
+    run_command("pretrain_backbone")

@@ -1,7 +1,6 @@
 """Search the width of every site, each weighed against every other (schedule global)."""
 
-from greedyprune.cli import run
-from greedyprune.commands.prune import main
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
-    run(main)
+    run_command("prune")

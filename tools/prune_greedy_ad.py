@@ -1,9 +1,6 @@
 """Search the width of every site, all attention first, then all FFN (schedule modular)."""
 
-from functools import partial
-
-from greedyprune.cli import run
-from greedyprune.commands.prune import main
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
-    run(partial(main, schedule="modular"))
+    run_command("prune", schedule="modular")

@@ -1,7 +1,6 @@
 """Train a detector, or fine-tune one."""
 
-from greedyprune.cli import run
-from greedyprune.commands.train import main
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
-    run(main)
+    run_command("train")

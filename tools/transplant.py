@@ -1,7 +1,6 @@
 """Move the surviving weights of a search into a slim checkpoint."""
 
-from greedyprune.cli import run
-from greedyprune.commands.transplant import main
+from greedyprune.entry import run_command
 
 if __name__ == "__main__":
-    run(main)
+    run_command("transplant")

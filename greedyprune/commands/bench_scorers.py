@@ -4,7 +4,6 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from greedyprune.cfgs import PRUNE, check_cfgs, parse_cfgs
@@ -13,16 +12,17 @@ from greedyprune.cli import (
     add_data_arguments,
     add_device_arguments,
     add_model_arguments,
-    open_dataset,
     open_model,
-    whole_number,
 )
 from greedyprune.commands.calibration import BATCH, calibration_ids, open_mending, scoring_ids
+from greedyprune.commands.datasets import open_dataset
 from greedyprune.commands.prune_options import add_mending_images
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
 from greedyprune.pruning.scorers import SCORERS, Given
 from greedyprune.pruning.sites import Site, list_sites
+from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED
+from greedyprune.report import open_console
 from greedyprune.search.cutter import Cutter
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.images import Images, Room
@@ -45,17 +45,17 @@ def parser() -> argparse.ArgumentParser:
         default=[scorer for scorer in SCORERS if scorer != "exact"],
         help="which (default: all but exact, whose order of every site takes very long)",
     )
-    parser.add_argument("--eval_images", type=whole_number(0), default=0, metavar="N", help="0: all")
-    parser.add_argument("--calib_images", type=whole_number(1), default=200, metavar="N", help="training images")
+    parser.add_argument("--eval_images", type=COUNT_OR_NONE.parse, default=0, metavar="N", help="0: all")
+    parser.add_argument("--calib_images", type=COUNT.parse, default=200, metavar="N", help="training images")
     parser.add_argument(
         "--mend_steps",
-        type=whole_number(0),
+        type=COUNT_OR_NONE.parse,
         default=0,
         metavar="N",
         help="also mend every refitted model, in so many steps (default: 0, which leaves that out)",
     )
     add_mending_images(parser)
-    parser.add_argument("--seed", type=int, default=0, help="chooses the images")
+    parser.add_argument("--seed", type=SEED.parse, default=0, metavar="N", help="chooses the images")
     parser.set_defaults(whole_heads=False)
     return parser
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns: dict[str, dict[str, int]] = {f"{share:.1%}": _even(sites, share) for share in SHARES}
     if args.widths is not None:
         options = model.options
-        cfgs = check_cfgs(parse_cfgs(args.widths), model.cfgs, options.heads, options.unit)
+        cfgs = check_cfgs(parse_cfgs(args.widths, "--widths"), model.cfgs, options.heads, options.unit)
         columns = {"--widths": cfgs.widths(args.prune)}
     room = Room(round(8e9))
     score = scoring_ids(train, 64, args.seed)
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 seconds = time.perf_counter() - started
                 told = ["yes" if refit else "no", "yes" if mends else "no", f"{seconds:.1f}"]
                 table.add_row(scorer, *told, *(f"{ap(each):.4f}" for each in slim))
-    Console().print(table)
+    open_console().print(table)
     return 0
 
 

@@ -19,8 +19,18 @@ BATCH = 8  # images in a step of mending
 
 
 def scoring_ids(train: CocoDetection, images: int, seed: int) -> list[int]:
-    """Training images with objects, whose loss tells candidates or damage apart."""
-    return subset_ids([image for image in train.image_ids if train.coco.getAnnIds(image)], images, seed)
+    """Training images with objects, whose loss tells candidates or damage apart.
+
+    Raises:
+        UserError: there are none.
+    """
+    with_objects = [image for image in train.image_ids if train.coco.imgToAnns.get(image)]
+    if not with_objects:
+        raise UserError(
+            f"no training image in {train.folder} has an object, and a search scores on such; annotate some, or give "
+            "other data as --coco_path"
+        )
+    return subset_ids(with_objects, images, seed)
 
 
 def calibration_ids(train: CocoDetection, score: list[int], images: int, seed: int) -> list[int]:

@@ -4,21 +4,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from greedyprune.cli import (
     Parser,
     add_data_arguments,
     add_device_arguments,
     add_model_arguments,
-    open_dataset,
     open_model,
-    share,
-    whole_number,
 )
+from greedyprune.commands.datasets import open_dataset
 from greedyprune.evaluation.draw import draw_pairs
 from greedyprune.evaluation.evaluate import evaluate, subset_ids
+from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE
 from greedyprune.report import print_evaluation, progress_bar
+from greedyprune.text import file_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,17 +37,19 @@ def parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("evaluation")
     group.add_argument("--split", choices=("val", "train"), default="val", help="images to evaluate on")
     group.add_argument(
-        "--eval_images", type=whole_number(0), default=0, metavar="N", help="evaluate on N of them only; 0: all"
+        "--eval_images", type=COUNT_OR_NONE.parse, default=0, metavar="N", help="evaluate on N of them only; 0: all"
     )
-    group.add_argument("--seed", type=int, default=0, help="chooses the images of --eval_images")
+    group.add_argument("--seed", type=SEED.parse, default=0, metavar="N", help="chooses the images of --eval_images")
     group.add_argument(
-        "--latency_runs", type=whole_number(0), default=20, metavar="N", help="timed forward passes; 0: none"
+        "--latency_runs", type=COUNT_OR_NONE.parse, default=20, metavar="N", help="timed forward passes; 0: none"
     )
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="print one JSON object on stdout, and nothing else there")
-    group.add_argument("--draw", type=Path, metavar="DIR", help="write pictures of detections beside the ground truth")
-    group.add_argument("--draw_images", type=whole_number(1), default=16, metavar="N", help="how many pictures")
-    group.add_argument("--draw_score", type=share, default=0.3, metavar="S", help="lowest score that is drawn")
+    group.add_argument(
+        "--draw", type=file_path, metavar="DIR", help="write pictures of detections beside the ground truth"
+    )
+    group.add_argument("--draw_images", type=COUNT.parse, default=16, metavar="N", help="how many pictures")
+    group.add_argument("--draw_score", type=SHARE.parse, default=0.3, metavar="S", help="lowest score that is drawn")
     return parser
 
 

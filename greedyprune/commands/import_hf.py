@@ -4,16 +4,19 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from greedyprune.cli import Parser
 from greedyprune.errors import UserError
-from greedyprune.models import build_model, load_checkpoint, read_checkpoint, save_checkpoint
+from greedyprune.models import read_checkpoint, save_checkpoint
+from greedyprune.models.checkpoint import open_detector
 from greedyprune.models.huggingface import convert_huggingface, huggingface_info
+from greedyprune.models.huggingface_config import Config
 from greedyprune.models.huggingface_deformable import convert_deformable
+from greedyprune.models.registry import model_name
+from greedyprune.text import file_path, plain_text
 
-# HuggingFace's model_type -> this project's model, and what converts it. What else there is DAB-DETR's import refuses.
-IMPORTS = {"dab-detr": ("dn_detr", convert_huggingface), "deformable_detr": ("deformable_detr", convert_deformable)}
+# HuggingFace's model_type -> what converts it. What else there is DAB-DETR's import refuses.
+IMPORTS = {"dab-detr": convert_huggingface, "deformable_detr": convert_deformable}
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -25,13 +28,19 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "source",
-        type=Path,
+        type=file_path,
         metavar="FOLDER_OR_FILE",
         help="folder with config.json and model.safetensors, or the weights with config.json beside them",
     )
     parser.add_argument(
+        "--key",
+        type=plain_text,
+        metavar="NAME",
+        help="which set of weights, where a file holds several (default: the only one)",
+    )
+    parser.add_argument(
         "--output",
-        type=Path,
+        type=file_path,
         metavar="PATH",
         help="checkpoint to write (default: dab_detr.safetensors or deformable_detr.safetensors)",
     )
@@ -46,23 +55,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     weights = _weights(args.source)
-    config = _read_json(weights.parent / "config.json")
+    config = _read_config(weights.parent / "config.json")
     preprocessor_file = weights.parent / "preprocessor_config.json"
-    preprocessor = _read_json(preprocessor_file) if preprocessor_file.exists() else {}
-    state, _, _ = read_checkpoint(weights)
-    kind = config.get("model_type") if config.get("model_type") in IMPORTS else "dab-detr"
-    name, convert = IMPORTS[str(kind)]
-    output = args.output or Path(f"{str(kind).replace('-', '_')}.safetensors")
+    preprocessor = _read_config(preprocessor_file) if preprocessor_file.exists() else Config({}, str(preprocessor_file))
+    kind = config.values.get("model_type")
+    kind = kind if isinstance(kind, str) and kind in IMPORTS else "dab-detr"
+    output = args.output or Path(f"{kind.replace('-', '_')}.safetensors")
     if output.resolve() == weights.resolve():
         raise UserError(f"--output {output} is the file to import; choose another name")
-    options, converted = convert(state, config)
-    info = huggingface_info(config, preprocessor, options["num_classes"])
-    model = load_checkpoint(build_model(name, info=info, **options), converted)
-    save_checkpoint(model, output)
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder; give the name of a file")
+    state, about, _ = read_checkpoint(weights, args.key)
+    if about:
+        raise UserError(f"{weights} is a checkpoint of this project, which every tool reads as it is")
+    options, converted = IMPORTS[kind](state, config)
+    info = huggingface_info(config, preprocessor, options.num_classes)
+    model = open_detector(options, None, info, converted, "the HuggingFace model")
+    try:
+        save_checkpoint(model, output)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror}") from None
     print(
-        f"{output}: {name}, {options['backbone']}{' DC5' if options['dilation'] else ''}, "
-        f"{options['enc_layers']} + {options['dec_layers']} layers, {options['num_queries']} queries, "
-        f"{options['num_classes']} classes"
+        f"{output}: {model_name(model)}, {options.backbone}{' DC5' if options.dilation else ''}, "
+        f"{options.enc_layers} + {options.dec_layers} layers, {options.num_queries} queries, "
+        f"{options.num_classes} classes"
     )
     return 0
 
@@ -78,7 +94,7 @@ def _weights(source: Path) -> Path:
     raise UserError(f"{source} has no {' or '.join(WEIGHTS)}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> Config:
     if not path.is_file():
         raise UserError(f"{path} does not exist; it tells how the weights are to be read, and belongs beside them")
     try:
@@ -87,4 +103,4 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{path} is broken: it holds no JSON object")
-    return content
+    return Config(content, str(path))

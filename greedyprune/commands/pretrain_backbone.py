@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from greedyprune.cli import Parser, add_device_arguments, open_device
 from greedyprune.data.cache import demo_data
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
-from greedyprune.files import atomic_write
 from greedyprune.models.backbone import BACKBONES, Backbone
+from greedyprune.ranges import IMAGES_OR_NONE
 from greedyprune.report import progress_bar
+from greedyprune.tensors import write_tensors
+from greedyprune.text import file_path
 from greedyprune.training.crops import LessonOptions, cut_crops, teach
 from greedyprune.training.flags import add_flags, from_flags
 
@@ -29,11 +30,13 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--backbone", choices=BACKBONES, default="small", help="which network")
     parser.add_argument(
-        "--coco_path", type=Path, metavar="DIR", help="data in COCO's layout (default: the embedded demo data set)"
+        "--coco_path", type=file_path, metavar="DIR", help="data in COCO's layout (default: the embedded demo data set)"
     )
-    parser.add_argument("--train_images", type=int, default=0, metavar="N", help="the first N images only; 0: all")
     parser.add_argument(
-        "--output", type=Path, default=Path("backbone.safetensors"), metavar="PATH", help="where the weights go"
+        "--train_images", type=IMAGES_OR_NONE.parse, default=0, metavar="N", help="the first N images only; 0: all"
+    )
+    parser.add_argument(
+        "--output", type=file_path, default=Path("backbone.safetensors"), metavar="PATH", help="where the weights go"
     )
     add_device_arguments(parser)
     add_flags(parser.add_argument_group("training"), LessonOptions, leave_out=("amp",))
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Teach as the arguments say.
 
     Raises:
-        UserError: the data cannot be read.
+        UserError: the data cannot be read, or the weights came out not finite.
     """
     args = parser().parse_args(argv)
     options = from_flags(LessonOptions, args)
@@ -68,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print(f"{len(crops)} objects of {len(dataset.class_names)} classes", file=sys.stderr)
     teach(backbone, crops, labels, len(dataset.class_names), options, report)
-    weights = {key: value.contiguous() for key, value in backbone.body.state_dict().items()}
-    atomic_write(args.output, safetensors.torch.save(weights))
+    write_tensors(args.output, backbone.body.state_dict())
     print(f"saved {args.output}")
     return 0

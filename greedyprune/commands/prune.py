@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from greedyprune.cfgs import parse_cfgs
-from greedyprune.cli import DEMO_MODEL, open_dataset, open_model
+from greedyprune.cli import DEMO_MODEL, open_model
 from greedyprune.commands.calibration import calibration_ids, open_cutter, scoring_ids
+from greedyprune.commands.datasets import open_dataset
 from greedyprune.commands.prune_options import global_options, parser, schedule_options
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
@@ -26,7 +27,7 @@ from greedyprune.models.registry import model_name
 from greedyprune.pruning.schedule import ScheduleOptions
 from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
-from greedyprune.report import progress_bar
+from greedyprune.report import open_console, progress_bar
 from greedyprune.search.cost import CostModel
 from greedyprune.search.display import ProposalDisplay, SearchDisplay, duration
 from greedyprune.search.evaluator import Evaluator
@@ -157,13 +158,14 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
 
 def _tell(result: Mapping[str, Any], cost: CostModel, args: argparse.Namespace, slim_path: Path) -> None:
     cfgs = parse_cfgs(result["cfgs"])
-    console = Console()
+    console = open_console()
     console.print(site_table(cost.full, cost.full | cfgs.widths("all")))
     console.print(comparison_table(result, cost))
     print(f"{result['image_forwards']:,} image forwards in {duration(result['seconds'])}; files in {args.output_dir}")
     print("fine-tune and evaluate the slim model with")
     resume = f"--resume {shlex.quote(str(slim_path))}"
     teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(str(args.resume))}"
+    teacher += "" if args.key is None else f" --teacher_key {shlex.quote(args.key)}"
     print(f"    python tools/train.py {resume} --teacher{teacher}")
     print(f"    python tools/eval.py {resume}")
     print("--cfgs")
@@ -226,7 +228,7 @@ def _write_front(
     path = args.output_dir / "pareto.png"
     front.write(path, (1 - options.map_tol) * baseline.full_map if options.budget is None else None)
     console.print(front.table())
-    console.print(f"drawn in {path}; tools/transplant.py --trial N makes one of them", highlight=False)
+    console.print(f"drawn in {path}; tools/transplant.py --trial N makes one of them", soft_wrap=True)
 
 
 def _latency(

@@ -12,22 +12,26 @@ from typing import Any
 
 import torch
 
+from greedyprune.classes import ADVICE, same_classes
 from greedyprune.cli import (
     DEMO_MODEL,
     Parser,
     add_data_arguments,
     add_device_arguments,
     add_model_arguments,
-    open_dataset,
     open_device,
     open_model,
 )
+from greedyprune.commands.datasets import data_classes, open_dataset
 from greedyprune.data.cache import demo_data
-from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import train_transform
 from greedyprune.errors import UserError
 from greedyprune.files import file_hash
 from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_model
+from greedyprune.models.new_classes import with_classes
+from greedyprune.ranges import PIXELS
+from greedyprune.report import number
+from greedyprune.text import file_path, plain_text, printable
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
 from greedyprune.training.flags import add_flags, from_flags
 from greedyprune.training.log import TrainLog, duration
@@ -37,6 +41,7 @@ from greedyprune.training.state import BEST, LAST, Folder, Position
 _MODEL_FLAGS = {field.name: None for kind in MODELS.values() for field in dataclasses.fields(kind.options)}
 del _MODEL_FLAGS["num_classes"]
 DEMO_IMAGES, DEMO_SIDE = 2000, 160
+_NEW_ADVICE = "the classes are those that the training annotations list: list it there, too"
 # Shown by the groups that all tools share.
 _SHARED = ("batch_size", "amp", "num_workers")
 
@@ -74,13 +79,19 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         sides = {"short_side": args.short_side or DEMO_SIDE, "long_side": args.long_side or DEMO_SIDE}
         data = argparse.Namespace(**{**vars(args), **sides, "coco_path": demo_data(train_images=images)})
     torch.manual_seed(options.seed)
-    model, train_data = _from_scratch(data, options) if args.model else _from_checkpoint(data, options, run)
-    val_data = open_dataset(data, model, "val")
+    model = _from_scratch(data) if args.model else _from_checkpoint(data, run)
+    advice = _NEW_ADVICE if args.model or args.new_classes else ADVICE
+    transform = train_transform(options.augment, model.info.short_side, model.info.long_side)
+    train_data = open_dataset(data, model, "train", transform, advice)
+    val_data = open_dataset(data, model, "val", advice=advice)
     feed = Feed(train_data, options, run, world)
     settings = {
         "model": args.model or "checkpoint",
         "weights": _fingerprint(args.backbone_weights if args.model else args.resume),
+        **({"key": args.key} if args.key else {}),
         **({"teacher": _fingerprint(args.teacher)} if args.teacher else {}),
+        **({"new_classes": True} if args.new_classes else {}),
+        **({"teacher_key": args.teacher_key} if args.teacher_key else {}),
         **{f"model.{name}": value for name, value in model.options.to_dict().items()},
         "cfgs": model.options.layout.to_text(model.widths),
         **{f"model.{name}": value for name, value in dataclasses.asdict(model.info).items()},
@@ -88,7 +99,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         "training images": feed.images,
         "validation data": val_data.fingerprint,
     }
-    teacher = load_model(args.teacher) if args.teacher else None
+    teacher = load_model(args.teacher, key=args.teacher_key) if args.teacher else None
     validation = Validation(val_data, options, run, world)
     trainer = Trainer(model, feed, validation, options, run, world, settings, teacher)
     position = trainer.position
@@ -99,20 +110,21 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
     log = TrainLog(run.output_dir, position.step, position.epochs_done, trainer.total, run.tensorboard)
     try:
         doing = "going on" if position.step else "starting"
-        log.say(f"{doing} at step {position.step} of {trainer.total}, {feed.images} images, in {run.output_dir}")
+        place = printable(str(run.output_dir), None)
+        log.say(f"{doing} at step {position.step} of {trainer.total}, {feed.images} images, in {place}")
         return trainer.train(log)
     finally:
         log.close()
 
 
-def _from_scratch(args: argparse.Namespace, options: TrainOptions) -> tuple[Detector, CocoDetection]:
-    """A new model for the classes of the data, and its training images."""
+def _from_scratch(args: argparse.Namespace) -> Detector:
+    """A new model for the classes of the data."""
     short_side, long_side = args.short_side or ModelInfo.short_side, args.long_side or ModelInfo.long_side
-    train_data = CocoDetection(args.coco_path, "train", None, train_transform(options.augment, short_side, long_side))
-    info = ModelInfo(tuple(train_data.class_names), tuple(train_data.category_ids), short_side, long_side)
+    classes = data_classes(args.coco_path)
+    info = ModelInfo(classes.names, classes.ids, short_side, long_side)
     given = {name: getattr(args, name) for name in _MODEL_FLAGS if getattr(args, name) is not None}
-    cfgs = None if args.cfgs is None else " ".join(args.cfgs)
-    model = build_model(args.model, cfgs, info=info, num_classes=len(info.category_ids), **given)
+    given["num_classes"] = classes.count
+    model = build_model(args.model, args.cfgs, cfgs_name="--cfgs", info=info, **given)
     if args.backbone_weights:
         load_backbone(model, args.backbone_weights)
     elif model.options.backbone != "small":
@@ -121,18 +133,18 @@ def _from_scratch(args: argparse.Namespace, options: TrainOptions) -> tuple[Dete
             "give --backbone_weights",
             file=sys.stderr,
         )
-    return model, train_data
+    return model
 
 
-def _from_checkpoint(
-    args: argparse.Namespace, options: TrainOptions, run: RunOptions
-) -> tuple[Detector, CocoDetection]:
-    """The model of --resume, and the training images with its labels."""
+def _from_checkpoint(args: argparse.Namespace, run: RunOptions) -> Detector:
+    """The model of --resume, with --new_classes for those of the data."""
     if args.resume.resolve().parent == run.output_dir.resolve():
         raise UserError(f"--resume {args.resume} lies in --output_dir, where it may be overwritten; give another one")
     model = open_model(args)
-    transform = train_transform(options.augment, model.info.short_side, model.info.long_side)
-    return model, open_dataset(args, model, "train", transform)
+    if not args.new_classes:
+        return model
+    classes = data_classes(args.coco_path)
+    return with_classes(model, classes, same_classes(classes, model.classes))
 
 
 def _fingerprint(path: Path | None) -> str:
@@ -141,8 +153,10 @@ def _fingerprint(path: Path | None) -> str:
 
 def _report(position: Position, folder: Path) -> None:
     print(f"finished: {position.epochs_done} epochs, {position.step} steps in {duration(position.seconds)}")
-    print(f"last: {folder / LAST}, AP {position.accuracy['AP']:.4f}")
-    print(f"best: {folder / BEST}, AP {position.best_ap:.4f} of epoch {position.best_epoch}")
+    last, best = (printable(str(folder / name), None) for name in (LAST, BEST))
+    print(f"last: {last}, AP {number(position.accuracy['AP'])}")
+    if position.best_ap is not None:
+        print(f"best: {best}, AP {number(position.best_ap)} of epoch {position.best_epoch}")
 
 
 def _add_model_flags(group: Any) -> None:
@@ -162,14 +176,22 @@ def _add_model_flags(group: Any) -> None:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("Train a detector, or fine-tune one; the same command again goes on where it was.")
     add_model_arguments(parser)
+    parser.add_argument_group("other classes").add_argument(
+        "--new_classes",
+        action="store_true",
+        help="fine-tune --resume to the classes of the training data: class heads and label embeddings are made anew, "
+        "everything else is kept; a class of the same name (but for case and blanks) starts from what it was",
+    )
     group = parser.add_argument_group("a new model", "only with --model; number and names of classes are the data's")
     group.add_argument("--model", choices=tuple(MODELS), help="train from scratch, instead of --resume")
     group.add_argument(
-        "--backbone_weights", type=Path, metavar="PATH", help="torchvision's weights for a ResNet backbone"
+        "--backbone_weights", type=file_path, metavar="PATH", help="torchvision's weights for a ResNet backbone"
     )
-    group.add_argument("--short_side", type=int, metavar="PX", help="images' short side (default: 800; demo data: 160)")
     group.add_argument(
-        "--long_side", type=int, metavar="PX", help="images' longest side (default: 1333; demo data: 160)"
+        "--short_side", type=PIXELS.parse, metavar="PX", help="images' short side (default: 800; demo data: 160)"
+    )
+    group.add_argument(
+        "--long_side", type=PIXELS.parse, metavar="PX", help="images' longest side (default: 1333; demo data: 160)"
     )
     _add_model_flags(group)
     add_data_arguments(parser, TrainOptions.batch_size)
@@ -177,12 +199,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("training", "--batch_size is of one optimizer step, over all processes")
     group.add_argument(
         "--teacher",
-        type=Path,
+        type=file_path,
         nargs="?",
         const=DEMO_MODEL,
         metavar="PATH",
         help="the dense detector that a slim one was cut from: its answers are learned beside the labels "
         "(without PATH: the embedded demo detector)",
+    )
+    group.add_argument(
+        "--teacher_key", type=plain_text, metavar="NAME", help="which of the sets of weights in --teacher; see --key"
     )
     add_flags(group, TrainOptions, leave_out=_SHARED)
     add_flags(parser.add_argument_group("run"), RunOptions, leave_out=_SHARED)
@@ -190,6 +215,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.model and args.resume:
         raise UserError("--model starts from random weights and --resume from a checkpoint; leave one of them out")
+    if args.model and args.new_classes:
+        raise UserError("--new_classes is for fine-tuning with --resume; a new model has the data's classes anyway")
+    if args.model and args.key is not None:
+        raise UserError("--key chooses weights in --resume, and --model starts from random ones; leave one of them out")
+    if args.teacher_key is not None and args.teacher is None:
+        raise UserError("--teacher_key chooses weights in --teacher, which is not given")
     if not args.model:
         args.resume = args.resume or DEMO_MODEL
         for name in (*_MODEL_FLAGS, "short_side", "long_side", "backbone_weights"):

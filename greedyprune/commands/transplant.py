@@ -12,12 +12,10 @@ from greedyprune.cli import (
     Parser,
     add_cache_argument,
     add_device_arguments,
-    open_dataset,
     open_device,
-    share,
-    whole_number,
 )
 from greedyprune.commands.calibration import open_cutter, scoring_ids
+from greedyprune.commands.datasets import open_dataset
 from greedyprune.commands.prune import weights_hash
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
@@ -25,11 +23,13 @@ from greedyprune.models import Detector, load_model, read_checkpoint, save_check
 from greedyprune.models.published import search_masks
 from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
 from greedyprune.pruning.transplant import transplant
+from greedyprune.ranges import COUNT_OR_NONE, SHARE
 from greedyprune.search.display import ProposalDisplay
 from greedyprune.search.images import Room
 from greedyprune.search.record import Proposal, Record, growths
 from greedyprune.search.steps import best_record, share_of
 from greedyprune.search.study import load_result
+from greedyprune.text import file_path, plain_text
 
 DEFAULT_DB = Path("runs/prune/prune.db")
 
@@ -43,13 +43,18 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--resume",
-        type=Path,
+        type=file_path,
         default=DEMO_MODEL,
         metavar="PATH",
         help="dense checkpoint, or a published search-time one (default: the embedded demo detector)",
     )
-    parser.add_argument("--db", metavar="URL", help=f"database of the search (default: {DEFAULT_DB})")
-    parser.add_argument("--study", metavar="NAME", help="name of the study (default: the only one in the database)")
+    parser.add_argument(
+        "--key", type=plain_text, metavar="NAME", help="which set of weights in --resume (default: the only one)"
+    )
+    parser.add_argument("--db", type=plain_text, metavar="URL", help=f"database of the search (default: {DEFAULT_DB})")
+    parser.add_argument(
+        "--study", type=plain_text, metavar="NAME", help="name of the study (default: the only one in the database)"
+    )
     parser.add_argument(
         "--cfgs", nargs="+", metavar="WIDTHS", help="width list, quoted or as several words: take channels by magnitude"
     )
@@ -59,21 +64,24 @@ def parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group(
         "another trial of a global search than its best", "it is cut again, from the same calibration images"
     )
-    group.add_argument("--trial", type=whole_number(0), metavar="N", help="by its number in the database")
-    group.add_argument("--map_tol", type=share, metavar="X", help="the cheapest that loses no more of the AP")
+    group.add_argument("--trial", type=COUNT_OR_NONE.parse, metavar="N", help="by its number in the database")
+    group.add_argument("--map_tol", type=SHARE.parse, metavar="X", help="the cheapest that loses no more of the AP")
     group.add_argument(
         "--target_flops",
-        type=share,
+        type=SHARE.parse,
         metavar="SHARE",
         help="the one of highest AP with at most this share of the dense multiply-adds",
     )
     group.add_argument(
-        "--coco_path", type=Path, metavar="DIR", help="data set of the search (default: the embedded demo data set)"
+        "--coco_path",
+        type=file_path,
+        metavar="DIR",
+        help="data set of the search (default: the embedded demo data set)",
     )
     add_cache_argument(group)
     add_device_arguments(parser)
     parser.add_argument(
-        "--output", type=Path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
+        "--output", type=file_path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
     )
     return parser
 
@@ -108,11 +116,11 @@ def _slim(args: argparse.Namespace) -> tuple[Detector, Detector]:
     """The dense model and what survives of it."""
     if args.cfgs is not None:
         overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
-        model = load_model(args.resume, **overrides)
+        model = load_model(args.resume, key=args.key, **overrides)
         cfgs = check_cfgs(parse_cfgs(args.cfgs), model.cfgs, model.options.heads, model.options.unit)
         return model, transplant(model, kept_by_magnitude(model, cfgs))
-    model = load_model(args.resume)
-    masks = {} if args.db else search_masks(read_checkpoint(args.resume)[0])
+    model = load_model(args.resume, key=args.key)
+    masks = {} if args.db else search_masks(read_checkpoint(args.resume, args.key)[0])
     if masks:
         kept, exchanged = kept_from_masks(model, masks)
         print(
@@ -136,7 +144,7 @@ def _searched(args: argparse.Namespace, model: Detector) -> tuple[Detector, Dete
         raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
     whole_heads = settings.get("whole_heads", False)
     if whole_heads != model.options.whole_heads:
-        model = load_model(args.resume, whole_heads=whole_heads)
+        model = load_model(args.resume, key=args.key, whole_heads=whole_heads)
     if settings["schedule"] == "global":
         return model, _cut(args, model.to(open_device(args)), settings, _told(args, records, settings, result))
     for name in ("trial", "map_tol", "target_flops"):

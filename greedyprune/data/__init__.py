@@ -1,7 +1,8 @@
 """Detection data: COCO's layout, augmentation, loaders, and the embedded synthetic set."""
 
 from greedyprune.data.cache import cache_dir, demo_data
-from greedyprune.data.coco import CocoDetection, ImageError
+from greedyprune.data.coco import CocoDetection
+from greedyprune.data.images import ImageError
 from greedyprune.data.loader import collate, make_loader
 from greedyprune.data.shapes_coco import make_shapes
 from greedyprune.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalise, eval_transform, train_transform

@@ -26,6 +26,8 @@ class DatasetBatches:
         ids: sorted.
     """
 
+    ids: Sequence[int]
+
     def __init__(
         self,
         dataset: CocoDetection,

@@ -1,36 +1,24 @@
 """Detection data sets in COCO's layout."""
 
-import struct
+import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from greedyprune.data.annotations import open_annotations
+from greedyprune.data.images import is_ambiguous, read_image
 from greedyprune.data.transforms import Normalise
 from greedyprune.errors import UserError
 
 Item = tuple[Tensor, dict[str, Any]]
-# What Pillow raises for files that are not images, or are cut off, or are broken inside.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
-
-
-class ImageError(UserError):
-    """An image that is listed cannot be used.
-
-    A DataLoader raises what a worker raised again, with the worker's traceback for a message. Its last line is ours:
-    that alone is kept.
-    """
-
-    def __init__(self, message: str) -> None:
-        lines = message.strip().splitlines()
-        super().__init__(lines[-1].partition(f"{ImageError.__name__}: ")[2] if len(lines) > 1 else message)
+_LOOKED_AT = 1000  # images whose headers are read, to say how many have an orientation that is guessed
 
 
 class CocoDetection(Dataset[Item]):
@@ -48,7 +36,7 @@ class CocoDetection(Dataset[Item]):
     Args:
         root: folder with `train2017`, `val2017` and `annotations`.
         split: `train` or `val`.
-        category_ids: the category of each label; None: all categories of the file, by id.
+        category_ids: the category of each label, None for one that has none here; None: all of the file, by id.
         transform: called with image and target, whose boxes are tv_tensors in pixels; None: only normalises.
         image_ids: the images to use; None: all.
         cache_images: keep decoded images in this process's memory.
@@ -56,7 +44,7 @@ class CocoDetection(Dataset[Item]):
     Attributes:
         root: as given.
         folder: where the split's images are.
-        category_ids: category of each label.
+        category_ids: category of each label; None: it has none.
         class_names: name of each label; the id for categories that the file does not list.
         image_ids: sorted; item i is image `image_ids[i]`.
         coco: pycocotools' index of the annotation file. Data sets on the same file share it.
@@ -72,7 +60,7 @@ class CocoDetection(Dataset[Item]):
         self,
         root: str | Path,
         split: str,
-        category_ids: Sequence[int] | None = None,
+        category_ids: Sequence[int | None] | None = None,
         transform: Callable[[Tensor, dict[str, Any]], Item] | None = None,
         image_ids: Sequence[int] | None = None,
         cache_images: bool = False,
@@ -81,9 +69,10 @@ class CocoDetection(Dataset[Item]):
         self.folder = self.root / f"{split}2017"
         annotations = open_annotations(self.root, split)
         self.coco, self.fingerprint = annotations.coco, annotations.fingerprint
-        self.category_ids = tuple(sorted(self.coco.cats) if category_ids is None else category_ids)
+        self._first_guess = annotations.first_guess
+        self.category_ids = tuple[int | None, ...](sorted(self.coco.cats) if category_ids is None else category_ids)
         self.class_names = tuple(
-            str(self.coco.cats[category]["name"]) if category in self.coco.cats else str(category)
+            self.coco.cats[category]["name"] if category in self.coco.cats else str(category)
             for category in self.category_ids
         )
         self.image_ids = sorted(self.coco.imgs if image_ids is None else image_ids)
@@ -96,7 +85,7 @@ class CocoDetection(Dataset[Item]):
 
     def _index(self, path: Path) -> None:
         """The annotations as arrays: lists of dicts would be copied page by page into every worker's memory."""
-        labels = {category: label for label, category in enumerate(self.category_ids)}
+        labels = {category: label for label, category in enumerate(self.category_ids) if category is not None}
         rows, label_rows, ends = [], [], [0]
         for image in self.image_ids:
             for annotation in self.coco.imgToAnns.get(image, ()):
@@ -116,7 +105,9 @@ class CocoDetection(Dataset[Item]):
         self._labels = torch.tensor(label_rows, dtype=torch.int64)
         self._ends = np.array(ends)
         listed = [self.coco.imgs[image] for image in self.image_ids]
-        self._files = np.array([str(image["file_name"]) for image in listed], dtype=np.str_)
+        names = [image["file_name"] for image in listed]
+        self._files = "\0".join(names)  # one object, as wide as the names are
+        self._file_ends = np.cumsum([len(name) + 1 for name in names], dtype=np.int64)
         self._sizes = torch.tensor([[image["height"], image["width"]] for image in listed], dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -141,25 +132,48 @@ class CocoDetection(Dataset[Item]):
         """Where an image's file is."""
         return self.folder / self.coco.imgs[image_id]["file_name"]
 
+    def pixels(self, image_id: int) -> Tensor:
+        """An image as its annotations see it: `[3, h, w]` uint8 RGB; not to be changed in place.
+
+        Raises:
+            UserError: the data set has no such image.
+            ImageError: see `read_image`.
+        """
+        index = bisect_left(self.image_ids, image_id)
+        if self.image_ids[index : index + 1] != [image_id]:
+            raise UserError(f"the data set in {self.root} has no image {image_id}")
+        return self._image(index)
+
     def _image(self, index: int) -> Tensor:
         """`[3, h, w]` uint8 RGB; not to be changed in place."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
-        path = self.folder / self._files[index]
-        what = f"image {self.image_ids[index]} ({' '.join(str(path).split())})"
-        try:
-            with Image.open(path) as file:
-                pixels = np.array(file if file.mode == "RGB" else file.convert("RGB"))  # [h, w, 3]
-        except FileNotFoundError:
-            raise ImageError(f"{what} is listed in the annotations, but there is no such file") from None
-        except _BROKEN as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ImageError(f"{what} cannot be read: {reason}; replace it or remove it from the annotations") from None
-        if list(pixels.shape[:2]) != self._sizes[index].tolist():
-            height, width = self._sizes[index].tolist()
-            found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise ImageError(f"{what} is {found} pixels, but {width} x {height} in the annotations; correct them")
-        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # [3, h, w]
+        path, size = self._file(index)
+        rgb, guessed = read_image(path, size, self._name(index))
+        if guessed and self._first_guess():
+            self._tell_guesses(index)
+        image = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()  # [3, h, w]
         if self._cache is not None:
             self._cache[index] = image
         return image
+
+    def _file(self, index: int) -> tuple[Path, tuple[int, int]]:
+        """An image's file, and the height and width that the annotations say."""
+        start = self._file_ends[index - 1] if index else 0
+        height, width = self._sizes[index].tolist()
+        return self.folder / self._files[start : self._file_ends[index] - 1], (height, width)
+
+    def _name(self, index: int) -> str:
+        """An image in a message."""
+        return f"image {self.image_ids[index]} ({' '.join(str(self._file(index)[0]).split())})"
+
+    def _tell_guesses(self, index: int) -> None:
+        looked_at = min(len(self), _LOOKED_AT)
+        found = [other for other in range(looked_at) if is_ambiguous(*self._file(other))]
+        warnings.warn(
+            f"{self._name(min(found, default=index))} has an EXIF orientation, and its width and height do not tell "
+            f"whether its annotations were made on the picture as stored or on the upright one; so have {len(found)} "
+            f"of the first {looked_at} images; all such are taken upright. Where that is wrong, remove the orientation "
+            "from the files",
+            stacklevel=2,
+        )

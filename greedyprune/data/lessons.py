@@ -6,11 +6,11 @@ from itertools import count
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from greedyprune.data.coco import CocoDetection
-from greedyprune.data.loader import collate
-from greedyprune.data.seeded import SeededItems, epoch_order, start_worker
+from greedyprune.data.loader import Loader, collate
+from greedyprune.data.seeded import SeededItems, epoch_order
 from greedyprune.data.transforms import train_transform
 
 
@@ -50,12 +50,8 @@ class Lessons:
     def __iter__(self) -> Iterator[list[Tensor]]:
         for epoch in count():
             order = epoch_order(len(self._images), self._seed, epoch)
-            loader = DataLoader(
-                SeededItems(self._images, self._seed, epoch),
-                batch_sampler=[order[i : i + self._batch_size] for i in range(0, len(order), self._batch_size)],
-                num_workers=self._num_workers,
-                collate_fn=collate,
-                worker_init_fn=start_worker,
-            )
+            batches = [order[i : i + self._batch_size] for i in range(0, len(order), self._batch_size)]
+            items = SeededItems(self._images, self._seed, epoch)
+            loader = Loader(items, collate, self._num_workers, batch_sampler=batches)
             for images, _ in loader:
                 yield [image.to(self._device) for image in images]

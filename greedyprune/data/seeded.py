@@ -1,14 +1,11 @@
 """Order and augmentation of images as functions of a seed, in whatever process they are decoded."""
 
 import hashlib
-import signal
 
 import torch
 from torch.utils.data import Dataset
 
 from greedyprune.data.coco import Item
-
-_GRACE = 60  # seconds that a worker lives on after SIGTERM
 
 
 def mixed_seed(*parts: int) -> int:
@@ -38,11 +35,3 @@ class SeededItems(Dataset[Item]):
         # torch.manual_seed would wake up CUDA in a worker.
         torch.default_generator.manual_seed(mixed_seed(self.seed, self.epoch, index))
         return self.dataset[index]
-
-
-def start_worker(worker: int) -> None:
-    """For a DataLoader's `worker_init_fn`: one thread, and deaf to signals for as long as it takes to stop cleanly."""
-    torch.set_num_threads(1)
-    # A signal to the whole group reaches the workers, too, and the step under way still needs them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,6 +24,10 @@ from tqdm import tqdm
 
 from greedyprune.data.shapes import CATEGORIES, draw_scene
 from greedyprune.errors import UserError
+from greedyprune.failures import not_started
+from greedyprune.files import naming
+from greedyprune.processes import answer, starting
+from greedyprune.ranges import IMAGES, PROCESSES, SEED, processors
 
 SPLITS = ("train", "val")
 CHUNK = 25  # images that a worker draws at once
@@ -51,8 +55,17 @@ def make_shapes(
         The folder.
 
     Raises:
-        UserError: the folder is not empty.
+        UserError: the folder is not empty, a number is out of its range, or the processes cannot be started.
+        OSError: the disk refuses; names the folder.
     """
+    workers = processors() if workers is None else workers
+    for allowed, value, name in (
+        (IMAGES, train_images, "train_images"),
+        (IMAGES, val_images, "val_images"),
+        (SEED, seed, "seed"),
+        (PROCESSES, workers, "workers"),
+    ):
+        allowed.check(value, name)
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder that is not there yet, or an empty one")
@@ -62,7 +75,8 @@ def make_shapes(
     # Drawn beside the folder and renamed to it, so that what an interruption leaves is never taken for a whole set.
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(unfinished, (train_images, val_images), seed, processors() if workers is None else workers)
+        with naming(folder):
+            _write(unfinished, (train_images, val_images), seed, workers)
         umask = os.umask(0)
         os.umask(umask)
         unfinished.chmod(0o777 & ~umask)  # mkdtemp makes folders that only their owner can read
@@ -77,11 +91,6 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what killed runs of `make_shapes` for this folder left beside it; only while none is running."""
     for unfinished in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -155,10 +164,10 @@ def _draw_all(folder: Path, seed: int, chunks: list[tuple[str, range]], workers:
     # A forked process need not import the tool that runs anew, nor PyTorch. macOS's libraries do not survive a fork.
     method = "fork" if sys.platform == "linux" else "spawn"
     context = multiprocessing.get_context(method)
+    workers = min(workers, len(chunks))
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),))
     try:
-        futures: list[Future[list[Drawn]]] = [pool.submit(draw, chunk) for chunk in chunks]
-        for future in futures:
+        for future in _submit(pool, draw, chunks, workers):
             yield future.result()
     except BrokenProcessPool:
         raise UserError("a process that draws images was killed, perhaps for memory; use fewer --workers") from None
@@ -166,8 +175,21 @@ def _draw_all(folder: Path, seed: int, chunks: list[tuple[str, range]], workers:
         pool.shutdown(cancel_futures=True)
 
 
+def _submit(
+    pool: ProcessPoolExecutor,
+    draw: Callable[[tuple[str, range]], list[Drawn]],
+    chunks: list[tuple[str, range]],
+    workers: int,
+) -> list[Future[list[Drawn]]]:
+    try:
+        with starting():
+            return [pool.submit(draw, chunk) for chunk in chunks]
+    except OSError as error:
+        raise not_started(error, f"--workers {workers}") from None
+
+
 def _start_worker(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers, too; the parent ends them
+    answer(signal.SIG_IGN)  # the parent ends them
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

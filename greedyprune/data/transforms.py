@@ -24,6 +24,8 @@ _DETR_SHORT_SIDE = 800
 _SCALES = tuple(range(480, 801, 32))
 _CROP_SCALES = (400, 500, 600)
 _CROP_SIDES = (384, 600)
+# Longest side before cropping, in short sides. DETR has no bound: an image of 1 x 20000 would take 43 GB.
+_CROP_ASPECT = 10
 
 Sample = tuple[Tensor, dict[str, Any]]
 
@@ -62,7 +64,8 @@ def train_transform(kind: str, short_side: int, long_side: int) -> nn.Module:
 
     resize = Resize(scaled(_SCALES), long_side)
     low, high = scaled(_CROP_SIDES)
-    crop = v2.Compose([Resize(scaled(_CROP_SCALES), None), RandomSizeCrop(low, high), resize])
+    enlarged = scaled(_CROP_SCALES)
+    crop = v2.Compose([Resize(enlarged, _CROP_ASPECT * max(enlarged)), RandomSizeCrop(low, high), resize])
     return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomChoice([resize, crop]), Normalise()])
 
 
@@ -74,11 +77,17 @@ def denormalise(image: Tensor) -> Tensor:
 
 
 def resized(height: int, width: int, short_side: int, long_side: int | None) -> tuple[int, int]:
-    """Height and width of an image whose shorter side becomes `short_side`, by the rule of DETR's published code."""
+    """Height and width of an image whose shorter side becomes `short_side`.
+
+    The rule of DETR's published code, whose rounding takes the longer side of images longer than 2 : 1 past
+    `long_side`, at most by some pixels unless they are longer than `long_side` : 1; here it ends there.
+    """
     short, long = min(height, width), max(height, width)
     if long_side is not None and long * short_side > long_side * short:
         short_side = max(1, round(long_side * short / long))
     longer = short_side * long // short
+    if long_side is not None:
+        longer = min(longer, long_side)
     return (short_side, longer) if height <= width else (longer, short_side)
 
 
@@ -123,7 +132,10 @@ class Resize(v2.Transform):
         size = resized(height, width, short_side, self.long_side)
         if size == (height, width):
             return image, target
-        return F.resize(image, list(size), antialias=True), {**target, "boxes": F.resize(target["boxes"], list(size))}
+        boxes = F.resize(target["boxes"], list(size))
+        if size[1] == 1:  # PyTorch's kernel for bytes (2.11) goes past the end of such a result
+            return F.resize(image.float(), list(size), antialias=True).round().byte(), {**target, "boxes": boxes}
+        return F.resize(image, list(size), antialias=True), {**target, "boxes": boxes}
 
 
 class RandomSizeCrop(v2.Transform):

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -56,32 +57,47 @@ def _reference(coco: Any, found: Found, image_ids: Sequence[int], faster: bool) 
         from faster_coco_eval import COCOeval_faster
 
         kind = COCOeval_faster
-    wanted = set(image_ids)
-    keys = ("id", "image_id", "category_id", "bbox", "area")
+    # Numbered from 1: neither finds an annotation with id 0, and faster-coco-eval finds none from 2^63 on, and mixes up
+    # images and categories beyond 2^53.
+    images = {image: number for number, image in enumerate(sorted(set(image_ids)), start=1)}
+    categories = {category: number for number, category in enumerate(sorted(coco.getCatIds()), start=1)}
+    keys = ("image_id", "category_id", "bbox", "area")
     truths = [
         {**{key: truth[key] for key in keys}, "iscrowd": int(truth.get("iscrowd", 0))}
-        for image in wanted
+        for image in images
         for truth in coco.imgToAnns.get(image, ())
     ]
-    rows = [row for row in as_detections(found).rows() if row["image_id"] in wanted]
-    answers = [
-        {**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-        for number, row in enumerate(rows, start=1)
-    ]
+    answers = [{**row, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} for row in as_detections(found).rows()]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = kind(_index(coco, truths), _index(coco, answers), "bbox")
-        evaluation.params.imgIds = sorted(wanted)
+        evaluation = kind(_index(images, categories, truths), _index(images, categories, answers), "bbox")
+        evaluation.params.imgIds = list(images.values())
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]
 
 
-def _index(coco: Any, annotations: list[dict[str, Any]]) -> COCO:
+def _index(images: Mapping[int, int], categories: Mapping[int, int], boxes: Iterable[dict[str, Any]]) -> COCO:
+    """An index of annotations or detections.
+
+    Args:
+        images: from id to number.
+        categories: the same.
+        boxes: by their images' and categories' ids; those of others are left out.
+    """
+    known = [box for box in boxes if box["image_id"] in images and box["category_id"] in categories]
     indexed = COCO()
     indexed.dataset = {
-        "images": coco.dataset["images"],
-        "categories": coco.dataset["categories"],
-        "annotations": annotations,
+        "images": [{"id": number} for number in images.values()],
+        "categories": [{"id": number} for number in categories.values()],
+        "annotations": [
+            {
+                **box,
+                "id": number,
+                "image_id": images[box["image_id"]],
+                "category_id": categories[box["category_id"]],
+            }
+            for number, box in enumerate(known, start=1)
+        ],
     }
     indexed.createIndex()
     return indexed
@@ -114,10 +130,12 @@ def _per_class(coco: Any, precision: np.ndarray) -> dict[str, float]:
 
 
 def unique_names(categories: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The categories' names; a name that several have is followed by the id."""
+    """The categories' names; where several have the same, each of these is followed by its id."""
     categories = list(categories)
     names = [str(category.get("name", category["id"])) for category in categories]
-    return [
-        name if names.count(name) == 1 else f"{name} ({category['id']})"
-        for name, category in zip(names, categories, strict=True)
-    ]
+    while shared := {name for name, times in Counter(names).items() if times > 1}:
+        names = [
+            f"{name} ({category['id']})" if name in shared else name
+            for name, category in zip(names, categories, strict=True)
+        ]
+    return names

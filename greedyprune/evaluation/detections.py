@@ -53,14 +53,14 @@ class Detections:
 
     @classmethod
     def from_results(
-        cls, results: Sequence[Mapping[str, Tensor]], image_ids: Sequence[int], category_ids: Sequence[int] = ()
+        cls, results: Sequence[Mapping[str, Tensor]], image_ids: Sequence[int], category_ids: Sequence[int | None] = ()
     ) -> "Detections":
         """What `postprocess` made of a batch.
 
         Args:
             results: per image `scores` [k], `labels` int64 [k] and `boxes` [k, 4] (xyxy, pixels), on any device.
             image_ids: the images' ids.
-            category_ids: the category id of every label; empty: labels are the ids.
+            category_ids: the category id of every label; None: its detections are left out; empty: labels are the ids.
         """
         if not results:
             return cls.from_rows(())
@@ -69,12 +69,15 @@ class Detections:
         labels = torch.cat([result["labels"] for result in results]).cpu().numpy()
         scores = torch.cat([result["scores"] for result in results])
         counts = [len(result["scores"]) for result in results]
-        return cls(
+        categories = np.array([category or 0 for category in category_ids], dtype=np.int64)
+        known = np.array([category is not None for category in category_ids], dtype=bool)
+        found = cls(
             np.repeat(np.asarray(image_ids, dtype=np.int64), counts),
-            np.asarray(category_ids, dtype=np.int64)[labels] if len(category_ids) else labels,
+            categories[labels] if len(category_ids) else labels,
             boxes.double().cpu().numpy(),
             scores.double().cpu().numpy(),
         )
+        return found if known.all() else found[known[labels]]
 
     @classmethod
     def concat(cls, parts: Sequence["Detections"]) -> "Detections":

@@ -1,6 +1,7 @@
 """Pictures of detections: boxes, names and scores that can be read on small images, too."""
 
 import colorsys
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from greedyprune.data.coco import CocoDetection
-from greedyprune.errors import UserError
 from greedyprune.evaluation.detections import Detections
+from greedyprune.files import naming
 
 SHORTEST_SIDE = 480  # smaller images are enlarged to it, so that names can be read
+_LONGEST_SIDE = 4800  # as far as the other side does not become longer than this
+_LONGEST_STEM = 200  # bytes of an image's name that its picture's gets; file systems take 255 with all that follows
 _Rect = tuple[float, float, float, float]
 
 
@@ -32,15 +35,16 @@ def draw_detections(
         image: a picture, or a tensor `[3, h, w]`, uint8 or float in 0..1.
         detections: of this image, in its pixels.
         class_names: category id -> name; all of the data set's, so that a class has the same colour on every image.
+            Any text; it becomes one line, cut to the picture's width.
         min_score: detections below it are left out.
         captions: what to write behind each name; None: the score.
         title: a line above the picture.
 
     Returns:
-        An RGB picture, enlarged where the shorter side has fewer than 480 pixels.
+        An RGB picture, enlarged where the shorter side has fewer than 480 pixels and the longer one fewer than 4800.
     """
     picture = (_from_tensor(image) if isinstance(image, Tensor) else image).convert("RGB")
-    zoom = max(1.0, SHORTEST_SIDE / min(picture.size))
+    zoom = max(1.0, min(SHORTEST_SIDE / min(picture.size), _LONGEST_SIDE / max(picture.size)))
     if zoom > 1:
         picture = picture.resize((round(picture.width * zoom), round(picture.height * zoom)), Image.Resampling.BICUBIC)
     canvas = ImageDraw.Draw(picture)
@@ -59,7 +63,7 @@ def draw_detections(
     written: list[_Rect] = []
     for i, box in reversed(list(zip(order, boxes, strict=True))):
         category = int(kept.category_ids[i])
-        text = f"{class_names.get(category, category)} {notes[i]}".rstrip()
+        text = _caption(str(class_names.get(category, category)), notes[i], font, picture.width)
         colour = colours.get(category, (255, 255, 255))
         written.append(_write(canvas, text, box, colour, font, picture.size, written))
     return picture if title is None else _titled(picture, title, font)
@@ -86,18 +90,14 @@ def draw_pairs(
         The files written.
 
     Raises:
-        UserError: an image cannot be read.
+        ImageError: an image cannot be read.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = {category["id"]: str(category["name"]) for category in dataset.coco.cats.values()}
+    names = {category["id"]: category["name"] for category in dataset.coco.cats.values()}
     written = []
     for image_id in image_ids:
-        path = dataset.image_path(image_id)
-        try:
-            image = Image.open(path).convert("RGB")
-        except OSError as error:
-            raise UserError(f"image {path} cannot be read: {error}") from None
+        image = dataset.pixels(image_id)
         annotations = dataset.coco.imgToAnns.get(image_id, ())
         truth, crowds = Detections.from_rows(annotations), ["crowd" if a.get("iscrowd") else "" for a in annotations]
         found = detections[detections.image_ids == image_id]
@@ -105,8 +105,10 @@ def draw_pairs(
             draw_detections(image, truth, names, captions=crowds, title="ground truth"),
             draw_detections(image, found, names, min_score=min_score, title=f"detections, scores from {min_score:.2f}"),
         )
-        target = folder / f"{path.stem}_{image_id}.png"
-        pair.save(target)
+        stem = os.fsdecode(os.fsencode(dataset.image_path(image_id).stem)[:_LONGEST_STEM])
+        target = folder / f"{stem}_{image_id}.png"
+        with naming(target):
+            pair.save(target)
         written.append(target)
     return written
 
@@ -146,6 +148,15 @@ def _corners(box: np.ndarray, size: tuple[int, int]) -> _Rect:
 
 def _grown(box: _Rect, by: float) -> _Rect:
     return box[0] - by, box[1] - by, box[2] + by, box[3] + by
+
+
+def _caption(name: str, note: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """A class's name and what is said behind it, in one line no wider than the picture where the note leaves room."""
+    shown = " ".join("".join(letter if letter.isprintable() else " " for letter in name[:width]).split())
+    fits = len(shown)
+    while fits and font.getlength(f"{shown[:fits]} {note}") > width - 6:
+        fits = max(0, fits - 1 - fits // 20)
+    return f"{shown[:fits]} {note}".strip()
 
 
 def _write(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
+from greedyprune.classes import map_labels
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import make_loader
 from greedyprune.errors import UserError
@@ -118,18 +119,19 @@ def evaluate(
         progress: wraps the loader, to show a bar.
 
     Raises:
-        UserError: the data set has no images, or one of them cannot be read.
+        UserError: the data set has no images, one of them cannot be read, or it has objects of classes that the model
+            lacks.
     """
     device = next(model.parameters()).device
     chosen = subset_ids(dataset.image_ids, images, seed)
-    if not chosen:
-        raise UserError(f"the data set in {dataset.root} has no images to evaluate on")
+    size = typical_size(dataset, chosen)
     place = {image: index for index, image in enumerate(dataset.image_ids)}
     subset = Subset(dataset, [place[image] for image in chosen])
     loader: Iterable[Any] = make_loader(subset, batch_size, num_workers=num_workers)
     fast = deployed(model)
-    found = predict_detections(fast, loader if progress is None else progress(loader), device, amp=amp)
-    size = typical_size(dataset, chosen)
+    categories = map_labels(model.classes, dataset.coco, dataset.root).categories
+    shown = loader if progress is None else progress(loader)
+    found = predict_detections(fast, shown, device, amp=amp, category_ids=categories)
     params, transformer_params = count_parameters(model)
     flops, transformer_flops = count_flops(model, size)
     return EvalResult(
@@ -150,7 +152,13 @@ def evaluate(
 
 
 def typical_size(dataset: CocoDetection, image_ids: Sequence[int]) -> tuple[int, int]:
-    """Height and width, as the model gets it, of an image of the most common original size among those given."""
+    """Height and width, as the model gets it, of an image of the most common original size among those given.
+
+    Raises:
+        UserError: none is given.
+    """
+    if not image_ids:
+        raise UserError(f"there are no images in {dataset.folder} to evaluate on; give other data as --coco_path")
     sizes = {image: (dataset.coco.imgs[image]["height"], dataset.coco.imgs[image]["width"]) for image in image_ids}
     common = Counter(sizes[image] for image in sorted(image_ids)).most_common(1)[0][0]
     first = next(image for image in sorted(image_ids) if sizes[image] == common)

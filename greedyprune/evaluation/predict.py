@@ -1,7 +1,7 @@
 """A detector's answers for the images of a loader."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -51,27 +51,30 @@ def predict_detections(
     device: torch.device | str = "cpu",
     top_k: int = 100,
     amp: str | None = None,
+    category_ids: Sequence[int | None] | None = None,
 ) -> Detections:
     """Run a detector over a loader.
 
     Args:
-        model: a detector on `device`; its `info.category_ids` say what its labels are.
+        model: a detector on `device`.
         loader: batches of normalised images `[3, h, w]` and targets with `image_id` and `size` (height, width of the
             original image in pixels).
         device: where the model is.
         top_k: best (query, class) pairs for each image.
         amp: see `autocast`.
+        category_ids: of every label; of labels without one, detections are left out. None: the model's own.
 
     Returns:
         Detections in the original images' pixels, in the loader's order, best score first within an image.
     """
+    categories = model.info.category_ids if category_ids is None else category_ids
     parts = []
     with evaluating(model), autocast(device, amp):
         for images, targets in loader:
             answer = model([image.to(device, non_blocking=True) for image in images], last_only=True)
             results = postprocess(answer, torch.stack([target["size"] for target in targets]), top_k)
             image_ids = [int(target["image_id"]) for target in targets]
-            parts.append(Detections.from_results(results, image_ids, model.info.category_ids))
+            parts.append(Detections.from_results(results, image_ids, categories))
     return Detections.concat(parts)
 
 

@@ -17,7 +17,8 @@ MAX_DETECTIONS = (1, 10, 100)
 class CocoEvaluator:
     """Scores detections against one set of images; the ground truth is prepared once.
 
-    Its arrays are those of `pycocotools.cocoeval.COCOeval` with `iouType="bbox"`, bit for bit. What pycocotools does
+    Its arrays are those of `pycocotools.cocoeval.COCOeval` with `iouType="bbox"`, bit for bit, where pycocotools is
+    given images and annotations that are numbered from 1: it cannot find an annotation with id 0. What pycocotools does
     with Python loops over (category, area range, image, threshold, detection, ground truth), this does at once for
     all of them, save for the rank of a detection within its image and category, which has to go in order.
 
@@ -38,9 +39,7 @@ class CocoEvaluator:
         self._cell = cells[order]
         self._box = np.array([truth["bbox"] for truth in truths], dtype=np.float64).reshape(-1, 4)[order]
         self._area = np.array([truth["area"] for truth in truths], dtype=np.float64)[order]
-        self._crowd = np.array([bool(truth.get("iscrowd", 0)) for truth in truths], dtype=bool)[order]
-        # pycocotools tells a match by the ground truth's id, so that one with id 0 never counts as found.
-        self._has_id = np.array([truth["id"] != 0 for truth in truths], dtype=bool)[order]
+        self._crowd = np.array([bool(int(truth.get("iscrowd", 0))) for truth in truths], dtype=bool)[order]
         self._count = np.bincount(self._cell, minlength=len(self.image_ids) * len(self.category_ids))
         self._first = np.cumsum(self._count) - self._count
 
@@ -150,7 +149,7 @@ class CocoEvaluator:
             n, t, a = np.nonzero(worth.max(1) >= 0)
             winner = truth[n, best[n, t, a]]
             taken[winner, t, a] = True
-            matched[contenders[now][n], t, a] = self._has_id[winner]
+            matched[contenders[now][n], t, a] = True
             set_aside[contenders[now][n], t, a] = ignored[winner, a]
         return matched, set_aside
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from greedyprune.errors import UserError
-from greedyprune.families.base import Block, Family, Info
+from greedyprune.families.base import Block, Family
 from greedyprune.families.detr import DetrFamily
 
 _FAMILIES: list[Family] = [DetrFamily()]
@@ -38,4 +38,4 @@ def family_of_file(path: Path) -> Family:
     return next(family for family in _FAMILIES if family.reads(path))
 
 
-__all__ = ["Block", "Family", "Info", "family_of", "family_of_file", "register"]
+__all__ = ["Block", "Family", "family_of", "family_of_file", "register"]

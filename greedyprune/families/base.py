@@ -10,27 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from greedyprune.answer import Answer
+from greedyprune.classes import Classes
 from greedyprune.sites import Change, Layout, Site, put
 
 Target = Mapping[str, Tensor]  # `labels` int64 [n] and `boxes` [n, 4] cxcywh in 0..1 of one image
 Loss = Callable[[Answer, Sequence[Target]], Tensor]
-
-
-@dataclass(frozen=True)
-class Info:
-    """What a detector's labels mean and how its images are fed.
-
-    Attributes:
-        class_names: a name for every label; may be empty.
-        category_ids: the data set's category id of every label; may be empty (labels are the ids).
-        short_side: images are resized so that their short side has this many pixels,
-        long_side: and their long side at most this many.
-    """
-
-    class_names: tuple[str, ...] = ()
-    category_ids: tuple[int, ...] = ()
-    short_side: int = 800
-    long_side: int = 1333
 
 
 @dataclass(frozen=True)
@@ -81,12 +65,12 @@ class Family(ABC):
         """The list form of the widths of a model and of its dense twin."""
 
     @abstractmethod
-    def info(self, model: nn.Module) -> Info:
-        """What its labels mean and how its images are fed."""
+    def classes(self, model: nn.Module) -> Classes:
+        """The classes of its labels."""
 
     @abstractmethod
-    def classes(self, model: nn.Module) -> int:
-        """How many labels it tells apart."""
+    def sides(self, model: nn.Module) -> tuple[int, int]:
+        """Images are resized so that their short side has so many pixels, and their long side at most so many."""
 
     @abstractmethod
     def inputs(self, model: nn.Module, images: Sequence[Tensor]) -> Any:

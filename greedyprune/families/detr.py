@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from greedyprune.answer import Answer
-from greedyprune.families.base import Block, Family, Info, Layout, Loss
+from greedyprune.classes import Classes
+from greedyprune.families.base import Block, Family, Loss
 from greedyprune.families.detr_sites import detr_sites
 from greedyprune.models import Detector, load_model, postprocess, save_checkpoint
 from greedyprune.models.batch import ImageBatch, pad_images
@@ -16,7 +17,7 @@ from greedyprune.models.criterion import Criterion
 from greedyprune.models.deformable import DeformableDecoderLayer
 from greedyprune.models.deploy import constant_modules, deployed, without_norms
 from greedyprune.models.layers import present
-from greedyprune.sites import Site
+from greedyprune.sites import Layout, Site
 
 _FFN = ("linear1", "linear2", "activation")
 
@@ -39,11 +40,12 @@ class DetrFamily(Family):
     def layout(self, model: nn.Module) -> Layout:
         return _detector(model).options.layout
 
-    def info(self, model: nn.Module) -> Info:
-        return _detector(model).info
+    def classes(self, model: nn.Module) -> Classes:
+        return _detector(model).classes
 
-    def classes(self, model: nn.Module) -> int:
-        return int(_detector(model).options.num_classes)
+    def sides(self, model: nn.Module) -> tuple[int, int]:
+        info = _detector(model).info
+        return info.short_side, info.long_side
 
     def inputs(self, model: nn.Module, images: Sequence[Tensor]) -> ImageBatch:
         return pad_images(images).to(next(model.parameters()).device)

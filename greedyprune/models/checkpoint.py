@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.files import atomic_write
 from greedyprune.models.detector import Detector
 from greedyprune.models.infer import infer_shape
-from greedyprune.models.options import ModelInfo
+from greedyprune.models.options import DetectorOptions, ModelInfo
 from greedyprune.models.pickled import read_pickled
-from greedyprune.models.published import State, as_float32, convert_keys, unwrap
-from greedyprune.models.registry import MODELS, build_model, model_name, model_of
+from greedyprune.models.published import convert_keys
+from greedyprune.models.registry import MODELS, model_name, model_of
+from greedyprune.models.weights import check_weights
+from greedyprune.models.wrapped import State, training_arguments, unwrap
+from greedyprune.ranges import shown
+from greedyprune.sites.layouts import DetrLayout
+from greedyprune.tensors import write_tensors
 
 METADATA_KEY = "greedyprune"
 FORMAT = 1
@@ -33,6 +36,9 @@ def save_checkpoint(model: Detector, path: str | Path, extra: Mapping[str, str] 
         model: the detector.
         path: a `.safetensors` file.
         extra: more text to keep in the file's metadata.
+
+    Raises:
+        UserError: a weight is not finite.
     """
     about = {
         "format": FORMAT,
@@ -41,19 +47,21 @@ def save_checkpoint(model: Detector, path: str | Path, extra: Mapping[str, str] 
         "cfgs": model.options.layout.to_list(model.widths),
         "info": asdict(model.info),
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in own_tensors(model).items()}
-    metadata = {METADATA_KEY: json.dumps(about), **(extra or {})}
-    atomic_write(path, safetensors.torch.save(tensors, metadata))
+    write_tensors(path, own_tensors(model), {METADATA_KEY: json.dumps(about), **(extra or {})})
 
 
-def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any], dict[str, Any]]:
+def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[State, dict[str, Any], dict[str, Any]]:
     """Tensors of a checkpoint, what this project wrote about it, and a published file's training arguments.
+
+    Every file with weights comes in by this door: the tensors are checked here, and are float32 from here on.
 
     Args:
         path: a `.safetensors` file, or one written by `torch.save`.
+        key: which of several sets of weights; see `unwrap`.
 
     Raises:
-        UserError: the file is missing, broken, or would run code.
+        UserError: the file is missing, broken, or would run code; there is no set of weights, or more than one and no
+            key; a tensor cannot be weights (see `check_weights`).
     """
     path = Path(path)
     if not path.is_file():
@@ -66,10 +74,16 @@ def read_checkpoint(path: str | Path) -> tuple[State, dict[str, Any], dict[str, 
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
     # A safetensors file is the length of its header and a JSON object; a file of today's torch.save is a zip.
+    about: dict[str, Any] = {}
+    place = f"checkpoint {path}"
     if head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith(b"PK")):
-        return (*_read_safetensors(path), {})
-    state, arguments = unwrap(read_pickled(path), f"checkpoint {path}")
-    return state, {}, arguments
+        content, about = _read_safetensors(path)
+        if about and key is not None:
+            raise UserError(f"--key {key}: {place} is of this project and holds one set of weights; leave it out")
+    else:
+        content = read_pickled(path)
+    state = content if about else unwrap(content, place, key)
+    return check_weights(state, place), about, {} if about else training_arguments(content)
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
@@ -77,7 +91,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError, ValueError):
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"checkpoint {path} is broken, truncated or not a safetensors file") from None
     try:
         about = json.loads(metadata.get(METADATA_KEY, "{}"))
@@ -99,11 +113,13 @@ def load_checkpoint(model: Detector, source: str | Path | Mapping[str, Tensor]) 
         The model.
 
     Raises:
-        UserError: names the first tensor that is missing, left over or of another shape, with both shapes.
+        UserError: names the first tensor that is missing, left over or of another shape, with both shapes; or that
+            cannot be weights.
     """
     if isinstance(source, Mapping):
-        return _load(model, as_float32(convert_keys(source)), "the state dict")
-    return _load(model, as_float32(convert_keys(read_checkpoint(source)[0])), f"checkpoint {source}")
+        place = "the state dict"
+        return _load(model, convert_keys(check_weights(unwrap(source, place), place)), place)
+    return _load(model, convert_keys(read_checkpoint(source)[0]), f"checkpoint {source}")
 
 
 def own_tensors(model: Detector) -> State:
@@ -125,7 +141,41 @@ def _names(model: Detector) -> tuple[State, dict[str, str]]:
     return own, further
 
 
+def open_detector(
+    options: DetectorOptions, widths: Mapping[str, int] | None, info: ModelInfo, state: State, place: str
+) -> Detector:
+    """A detector with these weights, in eval mode.
+
+    It takes memory only once the weights are known to be its own: what a damaged file says of its model may be as large
+    as it likes.
+
+    Args:
+        options: what it is built from.
+        widths: see `Detector`.
+        info: what its labels mean.
+        state: checked weights under this project's names.
+        place: where they are from, for messages.
+
+    Raises:
+        UserError: the weights are of another model; see `load_checkpoint`.
+    """
+    make = MODELS[model_of(options)].model
+    try:
+        with torch.device("meta"):
+            sketch = make(options, widths, info)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    _own_state(sketch, state, place)
+    return _load(make(options, widths, info), state, place).eval()
+
+
 def _load(model: Detector, state: State, place: str) -> Detector:
+    model.load_state_dict(_own_state(model, state, place), strict=False)  # further names of what is shared are left out
+    return model
+
+
+def _own_state(model: Detector, state: State, place: str) -> State:
+    """The tensors of a state dict that a detector has; they must be all that it needs, and nothing else."""
     own, further = _names(model)
     state = _unshare(state, further, place)
     # Batch norm's counter is only there where the norm is trained.
@@ -141,8 +191,7 @@ def _load(model: Detector, state: State, place: str) -> Detector:
     for key in state:
         if key not in own:
             raise UserError(f"{place} is of another model: it has {key}, which this model lacks")
-    model.load_state_dict(state, strict=False)  # other names of what is shared are left out
-    return model
+    return state
 
 
 def _unshare(state: State, further: Mapping[str, str], place: str) -> State:
@@ -154,13 +203,20 @@ def _unshare(state: State, further: Mapping[str, str], place: str) -> State:
 
 
 def load_model(
-    path: str | Path, cfgs: str | Sequence[Any] | Mapping[str, int] | None = None, **overrides: Any
+    path: str | Path,
+    cfgs: str | Sequence[Any] | Mapping[str, int] | None = None,
+    *,
+    cfgs_name: str = "cfgs",
+    key: str | None = None,
+    **overrides: Any,
 ) -> Detector:
     """A detector from a checkpoint alone: its shape, options and class names come from the file.
 
     Args:
         path: a file of this project, or a published one, whose shape is inferred from its tensors.
         cfgs: the widths that the caller expects; see `DetrLayout.parse`.
+        cfgs_name: what messages call them: the flag that they were given with.
+        key: which set of weights, of a published file that holds several: `ema`, or `state_dict.ema`.
         overrides: options that a published file does not tell (`heads`, `dilation`, temperatures, `whole_heads`).
 
     Returns:
@@ -169,54 +225,63 @@ def load_model(
     Raises:
         UserError: the file cannot be used, or its widths are not `cfgs`: names the first site that differs.
     """
-    state, about, arguments = read_checkpoint(path)
-    state = as_float32(convert_keys(state))
-    if about:
-        model = _build_described(about, overrides, path)
-    else:
-        options, widths = infer_shape(state, arguments, overrides, f"checkpoint {path}")
-        model = MODELS[model_of(options)].model(options, widths)
+    place = f"checkpoint {path}"
+    state, about, arguments = read_checkpoint(path, key)
+    state = convert_keys(state)
+    try:
+        if about:
+            options, widths, info = _described(about, overrides)
+        else:
+            options, widths = infer_shape(state, arguments, overrides, place)
+            info = ModelInfo()
+    except UserError as error:
+        # The messages of options and widths do not know of the file.
+        raise UserError(str(error) if place in str(error) else f"{place}: {error}") from None
     if cfgs is not None:
-        _expect(model, cfgs, path)
-    return _load(model, state, f"checkpoint {path}").eval()
+        _expect(options.layout, widths, cfgs, cfgs_name, path)
+    return open_detector(options, widths, info, state, place)
 
 
-def _build_described(about: Mapping[str, Any], overrides: Mapping[str, Any], path: str | Path) -> Detector:
-    """The model that a file of this project says it is."""
+def _described(
+    about: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[DetectorOptions, dict[str, int], ModelInfo]:
+    """What a file of this project says that it is."""
     if about.get("format") != FORMAT:
         raise UserError(
-            f"checkpoint {path} has format {about.get('format')!r}, this version reads {FORMAT}: it is damaged, "
-            "or of a newer version"
+            f"its format is {shown(about.get('format'))}, this version reads {FORMAT}: it is damaged, or of a newer "
+            "version"
         )
-    if str(about.get("model")) not in MODELS:
-        raise UserError(f"checkpoint {path} is of model {about.get('model')!r}, this version knows {', '.join(MODELS)}")
-    try:
-        info: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["info"].items()}
-        options = {**about["options"], **overrides}
-        model = build_model(about["model"], about["cfgs"], info=ModelInfo(**info), **options)
-        heads = bool(about["options"].get("whole_heads"))
-        # The tensors of a slim attention may fit either way; what it computes is another thing.
-        if model.options.whole_heads != heads and model.widths != model.options.dense_widths():
-            raise UserError(f"it is slim, and was {'' if heads else 'not '}pruned by whole heads: that cannot change")
-        return model
-    except UserError as error:
-        raise UserError(f"checkpoint {path}: {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        detail = " ".join(str(error).split())
-        raise UserError(f"checkpoint {path} has damaged metadata: it describes no model ({detail})") from None
+    name = about.get("model")
+    if not isinstance(name, str) or name not in MODELS:
+        raise UserError(f"it is of model {shown(name)}, this version knows {', '.join(MODELS)}")
+    for part, kind in (("options", dict), ("cfgs", list), ("info", dict)):
+        if not isinstance(about.get(part), kind):
+            raise UserError(f"it has damaged metadata: its {part} are {shown(about.get(part))}")
+    options = MODELS[name].options.from_dict({**about["options"], **overrides})
+    widths = options.layout.parse(about["cfgs"], "its metadata's cfgs")
+    heads = about["options"].get("whole_heads", False)
+    # The tensors of a slim attention may fit either way; what it computes is another thing.
+    if options.whole_heads != heads and widths != options.dense_widths():
+        raise UserError(f"it is slim, and was {'' if heads else 'not '}pruned by whole heads: that cannot change")
+    return options, widths, ModelInfo.from_dict(about["info"])
 
 
-def _expect(model: Detector, cfgs: str | Sequence[Any] | Mapping[str, int], path: str | Path) -> None:
-    """Refuse a model with other widths than these."""
-    layout, have = model.options.layout, model.widths
+def _expect(
+    layout: DetrLayout,
+    have: Mapping[str, int],
+    cfgs: str | Sequence[Any] | Mapping[str, int],
+    name: str,
+    path: str | Path,
+) -> None:
+    """Refuse other widths than the caller expects."""
     try:
-        want = layout.parse(cfgs)
+        want = layout.parse(cfgs, name)
     except UserError as error:
         raise UserError(f"{error}; in checkpoint {path} they are {_shortened(layout.to_text(have))}") from None
     for site, width in want.items():
         if have[site] != width:
             raise UserError(
-                f"--cfgs does not match checkpoint {path}: {layout.label(site)} is {width} in --cfgs and "
+                f"{name} does not match checkpoint {path}: {layout.label(site)} is {width} in {name} and "
                 f"{have[site]} in the checkpoint"
             )
 

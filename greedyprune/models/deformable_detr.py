@@ -160,6 +160,15 @@ class DeformableDetector(PyramidDetector):
     def classify(self, index: int, states: Tensor) -> Tensor:
         return self.class_embed[index](states)
 
+    @property
+    def class_heads(self) -> list[nn.Linear]:
+        own = [cast(nn.Linear, self.class_embed[layer]) for layer in self.transformer.decoder.answering]
+        return own if self.options.refines else own[:1]
+
+    @property
+    def proposal_head(self) -> nn.Linear | None:
+        return cast(nn.Linear, self.class_embed[-1]) if self.options.two_stage else None
+
     def queries(self, features: Features, memory: Tensor) -> Queries:
         if self.options.two_stage:
             return self._second_stage(features, memory)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from greedyprune.answer import Answer
+from greedyprune.classes import Classes
 from greedyprune.models.answer import DenoisingAnswer, DetrAnswer
 from greedyprune.models.backbone import Backbone
 from greedyprune.models.batch import ImageBatch, as_batch
@@ -38,7 +39,7 @@ class Detector(nn.Module):
         num_proposals: queries, where they are the proposals of a first stage.
 
     Raises:
-        UserError: widths that do not fit the options.
+        UserError: widths or class names that do not fit the options.
     """
 
     options: Any  # each detector's own; all derive from DetectorOptions
@@ -52,6 +53,7 @@ class Detector(nn.Module):
         super().__init__()
         self.options = options
         self.info = info or ModelInfo()
+        self.info.check_classes(options.num_classes)
         self.label_enc = None
         self.num_proposals = options.layout.check(widths or {})[QUERIES]
 
@@ -89,6 +91,21 @@ class Detector(nn.Module):
     def query_tables(self) -> tuple[nn.Embedding, ...]:
         """The embeddings that have a row for every query; none, where queries are proposals of a first stage."""
         raise NotImplementedError
+
+    @property
+    def class_heads(self) -> list[nn.Linear]:
+        """The heads whose rows are classes, each once."""
+        raise NotImplementedError
+
+    @property
+    def proposal_head(self) -> nn.Linear | None:
+        """The head of a second stage's proposals, whose row 0 says whether there is an object; None: there is none."""
+        return None
+
+    @property
+    def classes(self) -> Classes:
+        """What its labels are, as far as it knows."""
+        return Classes(self.options.num_classes, self.info.category_ids, self.info.class_names)
 
     @property
     def feature_extractor(self) -> Backbone:

@@ -72,6 +72,10 @@ class DABDetector(Detector):
         return 0
 
     @property
+    def class_heads(self) -> list[nn.Linear]:
+        return [self.class_embed]
+
+    @property
     def query_tables(self) -> tuple[nn.Embedding, ...]:
         return (self.refpoint_embed,)
 

@@ -12,23 +12,27 @@ Where HuggingFace's arithmetic differs from the published one, the published one
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.huggingface_parts import (
+from greedyprune.models.huggingface_config import (
+    Config,
+    check_activation,
     check_backbone,
     check_halves,
-    config_part,
+    class_names,
+    image_sides,
     is_dilated,
-    need,
-    rename,
 )
+from greedyprune.models.huggingface_parts import rename
 from greedyprune.models.infer import infer_shape
-from greedyprune.models.options import ModelInfo
-from greedyprune.models.published import State
+from greedyprune.models.layers import ACTIVATIONS
+from greedyprune.models.options import DetectorOptions, DNDETROptions, ModelInfo
+from greedyprune.models.wrapped import State
+from greedyprune.ranges import POSITIVE, shown
 
 _WHOLE = {
     "class_embed": "class_embed",
@@ -85,7 +89,7 @@ _NEEDED = (
 )
 
 
-def convert_huggingface(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[str, Any], State]:
+def convert_huggingface(state: Mapping[str, Tensor], config: Config) -> tuple[DetectorOptions, State]:
     """Options and weights of the DN-DETR that answers as a HuggingFace `DabDetrForObjectDetection` does.
 
     Args:
@@ -93,32 +97,33 @@ def convert_huggingface(state: Mapping[str, Tensor], config: Mapping[str, Any]) 
         config: its `config.json`.
 
     Returns:
-        Options for `build_model("dn_detr", **options)`, and a state dict for `load_checkpoint`.
+        DN-DETR's options, and its state dict.
 
     Raises:
-        UserError: it is another model, or uses a setting that DN-DETR has not.
+        UserError: it is another model, uses a setting that DN-DETR has not, or the config is not of these weights.
     """
-    dilation = _check_config(config)
+    arguments, dilation = _read_config(config)
     converted = rename(state, _WHOLE, _LAYERS, "DAB-DETR")
-    if "class_embed.weight" in converted:
-        classes, dim = converted["class_embed.weight"].shape
+    heads = converted.get("class_embed.weight")
+    if heads is not None and heads.dim() == 2:
+        classes, dim = heads.shape
         rows = torch.randn(classes + 1, dim - 1, generator=torch.Generator().manual_seed(0))
         rows[classes] = 0
         converted["label_enc.weight"] = rows
-    known = {
-        "nheads": "encoder_attention_heads",
-        "dim_feedforward": "encoder_ffn_dim",
-        "transformer_activation": "activation_function",
-        "pe_temperatureH": "temperature_height",
-        "pe_temperatureW": "temperature_width",
-        "random_refpoints_xy": "random_refpoints_xy",
-    }
-    arguments = {ours: config[theirs] for ours, theirs in known.items() if theirs in config}
     options, _ = infer_shape(converted, arguments, {"dilation": dilation}, "the HuggingFace model")
-    return options.to_dict(), converted
+    config.agree(
+        {
+            "hidden_size": options.hidden_dim,
+            "num_queries": options.num_queries,
+            "num_patterns": cast(DNDETROptions, options).num_patterns,
+            "encoder_layers": options.enc_layers,
+            "decoder_layers": options.dec_layers,
+        }
+    )
+    return options, converted
 
 
-def huggingface_info(config: Mapping[str, Any], preprocessor: Mapping[str, Any], num_classes: int) -> ModelInfo:
+def huggingface_info(config: Config, preprocessor: Config, num_classes: int) -> ModelInfo:
     """What the labels mean, and the image size.
 
     DAB-DETR's labels are the data set's category ids themselves (for COCO 0 to 90, the unused ones named N/A).
@@ -128,27 +133,33 @@ def huggingface_info(config: Mapping[str, Any], preprocessor: Mapping[str, Any],
         preprocessor: `preprocessor_config.json`; may be empty.
         num_classes: number of labels.
     """
-    names = config_part(config, "id2label")
-    listed = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(num_classes))
-    generic = all(name == f"LABEL_{i}" for i, name in enumerate(listed))
-    size = config_part(preprocessor, "size")
-    sides = {"short_side": "shortest_edge", "long_side": "longest_edge"}
-    return ModelInfo(
-        class_names=() if generic else listed,
-        category_ids=tuple(range(num_classes)),
-        **{ours: int(size[theirs]) for ours, theirs in sides.items() if theirs in size},
-    )
+    names = class_names(config, num_classes)
+    return ModelInfo(names, tuple(range(num_classes)), **image_sides(preprocessor))
 
 
-def _check_config(config: Mapping[str, Any]) -> bool:
-    """Refuse what DN-DETR cannot express; return whether the backbone is dilated."""
-    need(config, _NEEDED, "config.json")
-    scale = config.get("sine_position_embedding_scale")
-    if scale is not None and not math.isclose(scale, 2 * math.pi, rel_tol=1e-6):
-        raise UserError(f"config.json: sine_position_embedding_scale is {scale}, DN-DETR has 2 pi")
+def _read_config(config: Config) -> tuple[dict[str, Any], bool]:
+    """What the tensors do not tell, as training arguments, and whether the backbone is dilated.
+
+    Raises:
+        UserError: something that DN-DETR cannot express.
+    """
+    config.need(_NEEDED)
+    scale = config.number("sine_position_embedding_scale", POSITIVE, 2 * math.pi)
+    if not math.isclose(scale, 2 * math.pi, rel_tol=1e-6):
+        raise UserError(f"{config.place}: sine_position_embedding_scale is {scale}, DN-DETR has 2 pi")
     check_halves(config, "DN-DETR", ffn=2048)
     backbone = check_backbone(config)
-    last = (backbone.get("out_features") or ["stage4"])[-1], (backbone.get("out_indices") or [4])[-1]
+    last = (backbone.listed("out_features") or ["stage4"])[-1], (backbone.listed("out_indices") or [4])[-1]
     if last[0] != "stage4" or last[1] not in (4, -1):
-        raise UserError(f"config.json: the backbone's last output is {last[0]} ({last[1]}); DN-DETR reads stage4")
-    return is_dilated(config, backbone)
+        raise UserError(
+            f"{config.place}: the backbone's last output is {shown(last[0])} ({shown(last[1])}); DN-DETR reads stage4"
+        )
+    arguments = {
+        "nheads": config.count("encoder_attention_heads", 8),
+        "dim_feedforward": config.count("encoder_ffn_dim", 2048),
+        "transformer_activation": check_activation(config, "prelu", tuple(ACTIVATIONS)),
+        "pe_temperatureH": config.number("temperature_height", POSITIVE, 20),
+        "pe_temperatureW": config.number("temperature_width", POSITIVE, 20),
+        "random_refpoints_xy": config.flag("random_refpoints_xy"),
+    }
+    return arguments, is_dilated(config, backbone)

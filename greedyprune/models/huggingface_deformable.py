@@ -5,20 +5,17 @@ The arithmetic is the same; HuggingFace's dropout, 0.1 unless configured, is lef
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.huggingface_parts import (
-    check_backbone,
-    check_halves,
-    is_dilated,
-    need,
-    rename,
-)
+from greedyprune.models.huggingface_config import Config, check_activation, check_backbone, check_halves, is_dilated
+from greedyprune.models.huggingface_parts import rename
 from greedyprune.models.infer import infer_shape
-from greedyprune.models.published import State
+from greedyprune.models.options import DeformableOptions, DetectorOptions
+from greedyprune.models.wrapped import State
+from greedyprune.ranges import shown
 
 _WHOLE = {
     "class_embed": "class_embed",
@@ -61,7 +58,7 @@ _NEEDED = (("position_embedding_type", "sine", "sine"),)
 _ACTIVATIONS = ("relu", "gelu")
 
 
-def convert_deformable(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[str, Any], State]:
+def convert_deformable(state: Mapping[str, Tensor], config: Config) -> tuple[DetectorOptions, State]:
     """Options and weights of the detector that answers as a HuggingFace `DeformableDetrForObjectDetection` does.
 
     Args:
@@ -69,43 +66,59 @@ def convert_deformable(state: Mapping[str, Tensor], config: Mapping[str, Any]) -
         config: its `config.json`.
 
     Returns:
-        Options for `build_model("deformable_detr", **options)`, and a state dict for `load_checkpoint`.
+        Deformable DETR's options, and its state dict.
 
     Raises:
-        UserError: it is another model, or uses a setting that Deformable DETR has not.
+        UserError: it is another model, uses a setting that Deformable DETR has not, or the config is not of these
+            weights.
     """
-    two_stage = bool(config.get("two_stage"))
-    dilation = _check_config(config)
+    two_stage = config.flag("two_stage")
+    arguments, overrides = _read_config(config)
     converted = rename(state, _WHOLE, _LAYERS, "Deformable DETR")
-    _repeat_heads(converted, int(config.get("decoder_layers", 6)) + two_stage)
-    known = {"nheads": "encoder_attention_heads", "dim_feedforward": "encoder_ffn_dim"}
-    arguments = {ours: config[theirs] for ours, theirs in known.items() if theirs in config}
-    overrides = {
-        "dilation": dilation,
-        "activation": config.get("activation_function", "relu"),
-        "with_box_refine": bool(config.get("with_box_refine")),
-    }
+    _repeat_heads(converted, config.count("decoder_layers", 6) + two_stage)
     if two_stage:
-        overrides["num_queries"] = config.get("two_stage_num_proposals", 300)
+        overrides["num_queries"] = config.count("two_stage_num_proposals", 300)
     options, _ = infer_shape(converted, arguments, overrides, "the HuggingFace model")
-    return options.to_dict(), converted
+    found = cast(DeformableOptions, options)
+    sizes = {
+        "d_model": found.hidden_dim,
+        "encoder_layers": found.enc_layers,
+        "decoder_layers": found.dec_layers,
+        "num_feature_levels": found.num_feature_levels,
+        "encoder_n_points": found.enc_n_points,
+        "decoder_n_points": found.dec_n_points,
+    }
+    config.agree(sizes if two_stage else {**sizes, "num_queries": found.num_queries})
+    return options, converted
 
 
-def _check_config(config: Mapping[str, Any]) -> bool:
-    """Refuse what Deformable DETR cannot express; return whether the backbone is dilated."""
-    need(config, _NEEDED, "config.json")
-    activation = config.get("activation_function", "relu")
-    if activation not in _ACTIVATIONS:
-        raise UserError(f"config.json: activation_function is {activation!r}; {' and '.join(_ACTIVATIONS)} can be")
+def _read_config(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the tensors do not tell, as training arguments and as options.
+
+    Raises:
+        UserError: something that Deformable DETR cannot express.
+    """
+    config.need(_NEEDED)
+    activation = check_activation(config, "relu", _ACTIVATIONS)
     check_halves(config, "Deformable DETR", ffn=1024)
     backbone = check_backbone(config)
-    levels = int(config.get("num_feature_levels", 4))
-    wanted = [2, 3, 4][-min(levels, 3) :]
-    stages = [int(str(stage).removeprefix("stage")) for stage in backbone.get("out_features") or ()]
-    found = list(stages or backbone.get("out_indices") or wanted)
+    levels = config.count("num_feature_levels", 4)
+    wanted = [f"stage{stage}" for stage in (2, 3, 4)[-min(levels, 3) :]]
+    indices = [f"stage{shown(index)}" for index in backbone.listed("out_indices")]
+    found = list(map(str, backbone.listed("out_features"))) or indices or wanted
     if found != wanted:
-        raise UserError(f"config.json: the backbone's stages {found} are read; {levels} levels need {wanted}")
-    return is_dilated(config, backbone)
+        raise UserError(
+            f"{config.place}: {', '.join(found)} of the backbone are read; {levels} levels need {', '.join(wanted)}"
+        )
+    arguments = {
+        "nheads": config.count("encoder_attention_heads", 8),
+        "dim_feedforward": config.count("encoder_ffn_dim", 1024),
+    }
+    return arguments, {
+        "dilation": is_dilated(config, backbone),
+        "activation": activation,
+        "with_box_refine": config.flag("with_box_refine"),
+    }
 
 
 def _repeat_heads(state: State, count: int) -> None:

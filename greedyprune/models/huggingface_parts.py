@@ -1,15 +1,13 @@
-"""What the imports of HuggingFace `transformers` models have in common."""
+"""The names of tensors that the imports of HuggingFace `transformers` models have in common."""
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.backbone import RESNETS
-from greedyprune.models.published import State
+from greedyprune.models.wrapped import State
 
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _BACKBONE = re.compile(r"model\.backbone\.conv_encoder\.model\.(?:_backbone\.)?(.+)")
@@ -17,57 +15,6 @@ _BACKBONE = re.compile(r"model\.backbone\.conv_encoder\.model\.(?:_backbone\.)?(
 _STEM = re.compile(r"embedder\.embedder\.(convolution|normalization)\.(.+)")
 _BLOCK = re.compile(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.(.+)")
 _SHORTCUT = re.compile(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.(convolution|normalization)\.(.+)")
-_NEEDED_OF_RESNET = (
-    ("hidden_act", "relu", "relu"),
-    ("downsample_in_bottleneck", False, False),
-    ("downsample_in_first_stage", False, False),
-)
-
-
-def config_part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """An object inside `config.json`; empty where it is missing.
-
-    Raises:
-        UserError: it is something else.
-    """
-    part = config.get(name) or {}
-    if not isinstance(part, Mapping):
-        raise UserError(f"config of the HuggingFace model: {name} is {part!r}, expected an object")
-    return part
-
-
-def need(config: Mapping[str, Any], needed: tuple[tuple[str, Any, Any], ...], place: str) -> None:
-    """Refuse settings that change the arithmetic: name, the value that is needed, what is meant where it is unset."""
-    for name, value, unset in needed:
-        if config.get(name, unset) != value:
-            raise UserError(f"{place}: {name} is {config.get(name, unset)!r}; only {value!r} can be imported")
-
-
-def check_halves(config: Mapping[str, Any], model: str, ffn: int) -> None:
-    """Refuse a model whose encoder and decoder have other heads or FFNs."""
-    for same, unset in (("attention_heads", 8), ("ffn_dim", ffn)):
-        encoder, decoder = config.get(f"encoder_{same}", unset), config.get(f"decoder_{same}", unset)
-        if encoder != decoder:
-            raise UserError(
-                f"config.json: encoder_{same} is {encoder} and decoder_{same} {decoder}; {model} has one for both"
-            )
-
-
-def check_backbone(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The backbone's own settings, if it is a ResNet that can be imported."""
-    backbone = config_part(config, "backbone_config")
-    if backbone.get("model_type") == "resnet":
-        need(backbone, _NEEDED_OF_RESNET, "config.json, backbone_config")
-    else:
-        name = str(backbone.get("backbone") or config.get("backbone") or "resnet50")
-        if name.split(".")[0] not in RESNETS:
-            raise UserError(f"config.json: backbone {name!r} is not supported; {', '.join(RESNETS)} are")
-    return backbone
-
-
-def is_dilated(config: Mapping[str, Any], backbone: Mapping[str, Any]) -> bool:
-    """Whether the backbone, of these own settings, keeps its last stage's stride at 16."""
-    return bool(config.get("dilation")) or backbone.get("output_stride") == 16
 
 
 def rename(
@@ -84,11 +31,14 @@ def rename(
     Raises:
         UserError: a tensor has no name here, or a projection is missing.
     """
-    renamed = {
-        _rename(key, whole, layers, model): value
-        for key, value in state.items()
-        if not key.endswith("num_batches_tracked")
-    }
+    renamed: State = {}
+    for key, value in state.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        name = _rename(key, whole, layers, model)
+        if name in renamed and not torch.equal(renamed[name], value):
+            raise UserError(f"the HuggingFace model has {key} and another tensor in its place, which differ")
+        renamed[name] = value
     _stack_projections(renamed)
     return renamed
 
@@ -129,4 +79,6 @@ def _stack_projections(state: State) -> None:
         for part in parts:
             if part not in state:
                 raise UserError(f"the HuggingFace model lacks a projection: {key} is there and {part} is not")
+            if not state[part].dim() or state[part].shape != state[key].shape:
+                raise UserError(f"the HuggingFace model's {part} has shape {list(state[part].shape)}, unlike {key}")
         state[f"{layer}.in_proj_{kind}"] = torch.cat([state.pop(part) for part in parts])

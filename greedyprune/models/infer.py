@@ -15,9 +15,10 @@ from greedyprune.models.options import (
     DNDeformableOptions,
     DNDETROptions,
 )
-from greedyprune.models.published import State
 from greedyprune.models.sizes import Sizes
 from greedyprune.models.widths import read_widths
+from greedyprune.models.wrapped import State
+from greedyprune.ranges import COUNT
 
 Found = dict[str, Any]
 
@@ -46,7 +47,7 @@ def infer_shape(
     shape = options.from_dict({**infer(sizes, overrides), **overrides})
     layers = {part: sizes.layers(part) for part in ("encoder", "decoder")}
     inner = sizes.inner_widths(dense_widths(shape.backbone))
-    return shape, read_widths(shape, inner, shape.num_queries, layers, sizes.rows, place)
+    return shape, read_widths(shape, inner, shape.num_queries, layers, sizes.rows, f"{place}: its tensors")
 
 
 def _kind(state: State, place: str) -> tuple[str, type[DetectorOptions], Callable[[Sizes, Mapping[str, Any]], Found]]:
@@ -131,6 +132,7 @@ def _dab(sizes: Sizes) -> Found:
     classes, _ = sizes.matrix("class_embed.weight")
     queries = sizes.rows("refpoint_embed.weight")
     sizes.matrix("label_enc.weight")
+    patterns = "transformer.patterns.weight"
     found = _common(sizes, classes, 2048)
     if found["activation"] == "relu":
         found["activation"] = sizes.argument("transformer_activation", str, "relu")
@@ -139,7 +141,7 @@ def _dab(sizes: Sizes) -> Found:
         "temperature_h": sizes.argument("pe_temperatureH", float, 20.0),
         "temperature_w": sizes.argument("pe_temperatureW", float, 20.0),
         "num_queries": queries,
-        "num_patterns": len(sizes.state.get("transformer.patterns.weight", ())),
+        "num_patterns": sizes.rows(patterns) if patterns in sizes.state else 0,
         "random_refpoints_xy": sizes.argument("random_refpoints_xy", bool, False),
     }
 
@@ -163,8 +165,10 @@ def _deformable_points(sizes: Sizes, found: Mapping[str, Any]) -> Found:
 def _places(sizes: Sizes, found: Mapping[str, Any], attention: str) -> int:
     """Points that a head samples in all levels; with whole heads, a slim attention has fewer heads than its model."""
     heads = found["heads"]
+    COUNT.check(heads, "option heads")
     if found.get("whole_heads"):
-        heads = sizes.rows(f"{attention}.value_proj.weight") * heads // found["hidden_dim"]
+        # At least one, however narrow a damaged file says it is.
+        heads = max(sizes.rows(f"{attention}.value_proj.weight") * heads // found["hidden_dim"], 1)
     return sizes.rows(f"{attention}.attention_weights.weight") // heads
 
 

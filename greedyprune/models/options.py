@@ -1,19 +1,27 @@
 """What a detector is built from; stored with every checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import BACKBONES, dense_widths
 from greedyprune.models.layers import ACTIVATIONS, Heads, LayerOptions
 from greedyprune.models.layout import DetrShape, detr_layout
+from greedyprune.ranges import COUNT_OR_NONE, Pixels, Positive, Range, ShareBelowOne, check_ranges, check_types, shown
 from greedyprune.sites.layouts import DetrLayout
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 NORM_GROUPS = 32
+# Beyond these a damaged file, or a slip of the finger, asks for more memory than there is.
+Layers = Annotated[int, Range(int, 1, 1000)]
+Channels = Annotated[int, Range(int, 1, 65_536)]
+Rows = Annotated[int, Range(int, 1, 100_000)]
+Patterns = Annotated[int, Range(int, 0, 1000)]
+Few = Annotated[int, Range(int, 1, 100)]
 
 
 @dataclass(frozen=True)
@@ -38,38 +46,36 @@ class DetectorOptions:
         whole_heads: attention is pruned by whole heads, each of which keeps its full width.
     """
 
-    num_classes: int = 91
+    num_classes: Rows = 91
     backbone: str = "resnet50"
     dilation: bool = False
     freeze_norm: bool = False
-    hidden_dim: int = 256
-    heads: int = 8
-    enc_layers: int = 6
-    dec_layers: int = 6
-    ffn_dim: int = 2048
-    num_queries: int = 300
+    hidden_dim: Channels = 256
+    heads: Channels = 8
+    enc_layers: Layers = 6
+    dec_layers: Layers = 6
+    ffn_dim: Channels = 2048
+    num_queries: Rows = 300
     activation: str = "prelu"
-    temperature_h: float = 20.0
-    temperature_w: float = 20.0
-    dropout: float = 0.0
+    temperature_h: Positive = 20.0
+    temperature_w: Positive = 20.0
+    dropout: ShareBelowOne = 0.0
     whole_heads: bool = False
     encoder_mlps: ClassVar[tuple[str, ...]] = ()  # names of the MLPs beside the layers
     decoder_mlps: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "hidden_dim", "heads", "enc_layers", "dec_layers", "ffn_dim", "num_queries"):
-            if getattr(self, name) < 1:
-                raise UserError(f"option {name} is {getattr(self, name)}, it must be at least 1")
+        check_types(self, "option {}".format)
+        check_ranges(self, "option {}".format)
         if self.hidden_dim % self.heads or self.hidden_dim % 4:
             raise UserError(
                 f"option hidden_dim {self.hidden_dim} is not a multiple of both the {self.heads} heads and 4"
             )
         if self.activation not in ACTIVATIONS:
-            raise UserError(f"option activation {self.activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+            known = ", ".join(ACTIVATIONS)
+            raise UserError(f"option activation {shown(self.activation)} is unknown; choose one of {known}")
         if self.backbone not in BACKBONES:
-            raise UserError(f"option backbone {self.backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"option dropout is {self.dropout}, it must be at least 0 and below 1")
+            raise UserError(f"option backbone {shown(self.backbone)} is unknown; choose one of {', '.join(BACKBONES)}")
         if self.whole_heads and self.hidden_dim == self.heads:
             raise UserError("option whole_heads needs heads of several channels: hidden_dim is the number of heads")
 
@@ -130,7 +136,7 @@ class DetectorOptions:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Self":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Self":
         """Options by name.
 
         Raises:
@@ -139,7 +145,7 @@ class DetectorOptions:
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
-                raise UserError(f"model option {name!r} is unknown; the options are {', '.join(sorted(known))}")
+                raise UserError(f"model option {shown(name)} is unknown; the options are {', '.join(sorted(known))}")
         return cls(**values)
 
 
@@ -152,14 +158,9 @@ class DABOptions(DetectorOptions):
         random_refpoints_xy: the anchors' centres start spread evenly at random.
     """
 
-    num_patterns: int = 0
+    num_patterns: Patterns = 0
     random_refpoints_xy: bool = False
     decoder_mlps: ClassVar[tuple[str, ...]] = ("query_scale", "ref_point_head", "ref_anchor_head")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_patterns < 0:
-            raise UserError(f"option num_patterns is {self.num_patterns}, it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -183,15 +184,12 @@ class PyramidOptions(DetectorOptions):
         enc_n_points: points that a head samples in every level, in the encoder.
     """
 
-    num_feature_levels: int = 4
-    enc_n_points: int = 4
+    num_feature_levels: Few = 4
+    enc_n_points: Few = 4
     activation: str = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_feature_levels", "enc_n_points", "dec_n_points"):
-            if getattr(self, name, 1) < 1:
-                raise UserError(f"option {name} is {getattr(self, name)}, it must be at least 1")
         if self.hidden_dim % NORM_GROUPS:
             raise UserError(f"option hidden_dim is {self.hidden_dim}; the levels' group norm needs a multiple of 32")
 
@@ -217,10 +215,10 @@ class DeformableDecoderOptions(PyramidOptions):
         two_stage: queries start from the best boxes that the encoder proposes; Deformable DETR needs with_box_refine.
     """
 
-    dec_n_points: int = 4
+    dec_n_points: Few = 4
     two_stage: bool = False
-    temperature_h: float = 10000.0
-    temperature_w: float = 10000.0
+    temperature_h: Positive = 10000.0
+    temperature_w: Positive = 10000.0
 
     @property
     def refines(self) -> bool:
@@ -252,7 +250,7 @@ class DeformableOptions(DeformableDecoderOptions):
     """
 
     with_box_refine: bool = False
-    ffn_dim: int = 1024
+    ffn_dim: Channels = 1024
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -277,8 +275,42 @@ class ModelInfo:
 
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
-    short_side: int = 800
-    long_side: int = 1333
+    short_side: Pixels = 800
+    long_side: Pixels = 1333
+
+    def __post_init__(self) -> None:
+        for name in ("class_names", "category_ids"):
+            if not isinstance(getattr(self, name), tuple):
+                raise UserError(f"{name} of the model is {shown(getattr(self, name))}, it must be a list")
+        for index, class_name in enumerate(self.class_names):
+            if not isinstance(class_name, str):
+                raise UserError(f"name {index} of the model's classes is {shown(class_name)}, it must be a text")
+        for index, category in enumerate(self.category_ids):
+            COUNT_OR_NONE.check(category, f"category id {index} of the model")
+        if len(set(self.category_ids)) < len(self.category_ids):
+            double = next(each for each in self.category_ids if self.category_ids.count(each) > 1)
+            raise UserError(f"the model has category id {double} twice")
+        check_ranges(self, "{} of the model".format)
+        check_types(self, "{} of the model".format)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelInfo":
+        """What a checkpoint says of the labels; lists become tuples.
+
+        Raises:
+            UserError: a name that it does not have, or a value of another type.
+        """
+        for name in values:
+            if name not in {field.name for field in fields(cls)}:
+                raise UserError(f"model info {shown(name)} is unknown")
+        given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
+        return cls(**given)
+
+    def check_classes(self, number: int) -> None:
+        """Refuse names or ids of another number of classes; none at all are no mistake."""
+        for name, listed in (("class names", self.class_names), ("category ids", self.category_ids)):
+            if listed and len(listed) != number:
+                raise UserError(f"the model has {number} classes and {len(listed)} {name}")
 
 
 @cache

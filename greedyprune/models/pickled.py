@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from greedyprune.errors import UserError
+from greedyprune.models.pickle_bounds import check_file
+from greedyprune.models.pickle_calls import PATHS, unsafe
 
 
 class _NumpyType:
@@ -31,8 +33,8 @@ class _NumpyType:
         self.order = state[1]
 
 
-class _NumpyArray:
-    """An array whose contents nobody reads: random number generators keep their state in one."""
+class _Inert:
+    """What nobody reads: a range, or an array, such as random number generators keep their state in."""
 
     def __init__(self, *details: Any) -> None: ...
 
@@ -69,17 +71,15 @@ def _named(path: str, thing: Any) -> Any:
 _SAFE: list[Any] = [
     argparse.Namespace,
     _named("numpy.dtype", _NumpyType),
-    _named("numpy.ndarray", _NumpyArray),
+    _named("numpy.ndarray", _Inert),
     _called("_codecs.encode", _latin1),
 ]
 # Files name these by the module path of the Python or NumPy that wrote them.
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _SAFE += [_called(f"{_module}.scalar", _numpy_scalar), _called(f"{_module}._reconstruct", _NumpyArray)]
-for _module in ("pathlib", "pathlib._local"):
-    for _name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"):
-        _SAFE.append(_called(f"{_module}.{_name}", _path))
-for _module in ("builtins", "__builtin__"):
-    _SAFE += [_called(f"{_module}.{_kind.__name__}", _kind) for _kind in (set, frozenset, complex, range, slice)]
+    _SAFE += [_called(f"{_module}.scalar", _numpy_scalar), _called(f"{_module}._reconstruct", _Inert)]
+_SAFE += [_called(_path_name, _path) for _path_name in PATHS]
+_SAFE += [_called(f"builtins.{_kind.__name__}", _kind) for _kind in (set, frozenset, complex)]
+_SAFE += [_called(f"builtins.{_name}", _Inert) for _name in ("range", "slice")]
 
 
 @contextmanager
@@ -102,20 +102,24 @@ def read_pickled(path: Path) -> Any:
     """What `torch.save` wrote to a file, tensors on the CPU. Paths come back as text, NumPy arrays as empty objects.
 
     Raises:
-        UserError: the file is broken, or asks for something that is not on the list of safe types.
+        UserError: the file is broken, asks for something that is not on the list of safe types, or for more memory
+            than a file of its size may.
     """
+    place = f"checkpoint {path}"
     try:
+        check_file(path, place)
         with _only_safe(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
-            raise UserError(
-                f"checkpoint {path} asks for {refused[1]}, which is not on the list of safe types: it was not loaded, "
-                "and nothing in it was run; save its state dict alone, as safetensors"
-            ) from None
-        raise UserError(f"checkpoint {path} is broken, truncated or not a checkpoint") from None
+            raise unsafe(place, refused[1]) from None
+        raise UserError(f"{place} is broken, truncated or not a checkpoint") from None
+    except (UserError, MemoryError):
+        raise
     except Exception as error:  # whatever bytes make the reader stumble over
+        if "can't allocate memory" in str(error):
+            raise  # for which this machine is too small; the file is as large as it says
         reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-        raise UserError(f"checkpoint {path} is broken, truncated or not a checkpoint{reason}") from None
+        raise UserError(f"{place} is broken, truncated or not a checkpoint{reason}") from None

@@ -38,6 +38,7 @@ def build_model(
     name: str,
     cfgs: str | Sequence[Any] | Mapping[str, int] | None = None,
     *,
+    cfgs_name: str = "cfgs",
     info: ModelInfo | None = None,
     **options: Any,
 ) -> Detector:
@@ -48,6 +49,7 @@ def build_model(
             `dn_deformable_encoder_detr` (deformable encoder, DN-DETR's decoder) or `deformable_detr` (no denoising).
         cfgs: the width of every site, as text or nested lists, or of some sites by name (see `DetrLayout.parse`);
             None: dense.
+        cfgs_name: what messages call them: the flag that they were given with.
         info: class names, category ids and image size to keep with the model.
         options: see the options class of the model: `DNDETROptions`, `DNDeformableOptions`,
             `DNDeformableEncoderOptions` or `DeformableOptions`.
@@ -59,7 +61,7 @@ def build_model(
         raise UserError(f"model {name!r} is unknown; choose one of {', '.join(MODELS)}")
     kind = MODELS[name]
     shape = kind.options.from_dict(options)
-    return kind.model(shape, None if cfgs is None else shape.layout.parse(cfgs, "cfgs"), info)
+    return kind.model(shape, None if cfgs is None else shape.layout.parse(cfgs, cfgs_name), info)
 
 
 def model_name(model: Detector) -> str:

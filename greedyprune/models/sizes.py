@@ -1,12 +1,14 @@
 """The sizes in a published state dict, with messages that say what is amiss."""
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from greedyprune.errors import UserError
 from greedyprune.models.layout import BLOCK_KINDS, Blocks
-from greedyprune.models.published import State
+from greedyprune.models.wrapped import State
+from greedyprune.ranges import shown
 
 
 class Sizes:
@@ -36,19 +38,27 @@ class Sizes:
 
     def layers(self, part: str) -> list[int]:
         """Numbers of the layers of the encoder or decoder that have tensors; at least one."""
-        names = (re.match(rf"transformer\.{part}\.layers\.(\d+)\.", key) for key in self.state)
+        names = (re.match(rf"transformer\.{part}\.layers\.(\d{{1,4}})\.", key) for key in self.state)
         found = sorted({int(name[1]) for name in names if name})
         if not found:
             raise self._foreign(f"it has no transformer.{part}.layers")
         return found
 
-    def argument(self, name: str, kind: Callable[[Any], Any], default: Any) -> Any:
-        """A training argument, or the published default."""
+    def argument(self, name: str, kind: type[Any], default: Any) -> Any:
+        """A training argument, or the published default.
+
+        Raises:
+            UserError: it is neither of this kind, nor a number or text that says one.
+        """
         value = self.arguments.get(name, default)
-        try:
-            return kind(value)
-        except (TypeError, ValueError):
-            raise UserError(f"{self.place} was trained with {name} = {value!r}, which is no {kind.__name__}") from None
+        if kind is bool and value in (None, 0, 1):
+            return bool(value)
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            value = None
+        if (kind is str and isinstance(value, str)) or (kind in (int, float) and type(value) in (int, float, str)):
+            with contextlib.suppress(ValueError, OverflowError):
+                return kind(value)
+        raise UserError(f"{self.place} was trained with {name} = {shown(value)}, which is no {kind.__name__}")
 
     def backbone(self) -> str:
         """Which network the backbone's tensors are of."""
@@ -82,8 +92,9 @@ class Sizes:
 
     def _foreign(self, detail: str) -> UserError:
         name = self.arguments.get("modelname")
+        name = name if isinstance(name, str) else ""
         kind = f"{self.place} is not a {self.kind}'s: {detail}"
-        return UserError(kind + (f" (it calls itself {name})" if name else ""))
+        return UserError(kind + (f" (it calls itself {shown(name)})" if name else ""))
 
 
 def count_names(state: State, prefix: str) -> int:

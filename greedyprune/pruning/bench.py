@@ -21,6 +21,11 @@ NOWHERE: Call = ("", -2)  # no place at all
 class Batches(Protocol):
     """Batches of normalised images `[3, h, w]` with their targets; the same whenever they are gone through."""
 
+    @property
+    def ids(self) -> Sequence[int]:
+        """The images, in order."""
+        ...
+
     def __len__(self) -> int:
         """How many images."""
         ...

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import torch
 
+from greedyprune.errors import UserError
 from greedyprune.pruning.tree import map_tensors, storages, tensors_in
 
 Item = TypeVar("Item")
@@ -79,14 +80,29 @@ class Store:
         self._folder.cleanup()
 
     def put(self, item: Any) -> tuple[Any, int]:
-        """Where it is kept, itself or a file, and the bytes of memory that it takes."""
+        """Where it is kept, itself or a file, and the bytes of memory that it takes.
+
+        Raises:
+            UserError: it does not fit into memory, and the disk is full.
+        """
         size = sum(storages(item).values())
         if size <= self._left:
             self._left -= size
             return item, size
         path = Path(self._folder.name, str(self._files))
         self._files += 1
-        torch.save(tensors_in(item), path)
+        try:
+            with path.open("wb") as file:
+                torch.save(tensors_in(item), file)
+        except (OSError, RuntimeError) as error:
+            # PyTorch fails once more on the way out, where it wants to end what it could not write.
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise UserError(
+                f"{path.parent} cannot take what does not fit into memory: {reason.strerror}; free some space there, "
+                "set TMPDIR to a folder on a larger disk, or give a larger --cache_gb"
+            ) from None
         numbers = count()
         return _Filed(path, map_tensors(item, lambda tensor: _Number(next(numbers)))), 0
 

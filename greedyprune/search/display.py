@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greedyprune.pruning.sites import Site
+from greedyprune.report import open_console
 from greedyprune.search.record import Baseline, Growth, Proposal, Record, growths
 
 
@@ -31,7 +32,7 @@ class SearchDisplay:
     """
 
     def __init__(self, console: Console | None = None, live: bool | None = None) -> None:
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or open_console(sys.stderr)
         shown = self.console.is_terminal if live is None else live
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if shown else None
         self.sites: Sequence[Site] = ()
@@ -128,7 +129,7 @@ class ProposalDisplay:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or open_console(sys.stderr)
         self.status = self.console.status("") if self.console.is_terminal else None
         self.started = time.monotonic()
 
@@ -154,7 +155,7 @@ class ProposalDisplay:
     def doing(self, text: str) -> None:
         """What takes time now."""
         if self.status:
-            self.status.update(f"{duration(time.monotonic() - self.started)}  {text}")
+            self.status.update(Text(f"{duration(time.monotonic() - self.started)}  {text}"))
 
     def proposed(self, record: Record) -> None:
         """A proposal is in the database."""

@@ -1,11 +1,12 @@
 """AP of proposals."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from greedyprune.answer import Answer
+from greedyprune.classes import map_labels
+from greedyprune.data.coco import CocoDetection
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.vectorized import CocoEvaluator
 from greedyprune.pruning.bench import NOTHING, Activations
@@ -18,17 +19,17 @@ class Evaluator:
     """AP of changes, on the validation subset and on all validation images.
 
     Args:
-        subset: the validation subset, with the ids of its images,
+        subset: the validation subset,
         rest: and all other validation images.
-        coco: ground truth of the validation images.
+        val: the validation set.
     """
 
-    def __init__(self, subset: Activations, rest: Activations, coco: Any) -> None:
+    def __init__(self, subset: Activations, rest: Activations, val: CocoDetection) -> None:
         self.subset, self.rest = subset, rest
         self.bench = subset.bench
-        ids = [*subset.batches.ids], [*rest.batches.ids]
-        self.subset_ap = CocoEvaluator(coco, ids[0])
-        self.full_ap = CocoEvaluator(coco, [*ids[0], *ids[1]])
+        self.categories = map_labels(self.bench.family.classes(self.bench.model), val.coco, val.root).categories
+        self.subset_ap = CocoEvaluator(val.coco, subset.batches.ids)
+        self.full_ap = CocoEvaluator(val.coco, [*subset.batches.ids, *rest.batches.ids])
 
     def subset_map(self, change: Change = NOTHING) -> tuple[float, Detections]:
         """AP on the subset, and its detections for `full_map` to go on from."""
@@ -41,12 +42,11 @@ class Evaluator:
 
     def _detect(self, images: Activations, change: Change) -> Detections:
         family, model = self.bench.family, self.bench.model
-        categories = family.info(model).category_ids
         parts = []
         for answer, targets in images.answers(change):
             sizes = torch.stack([target["size"] for target in targets])
             results = family.detections(model, answer, sizes, TOP_K)
-            parts.append(Detections.from_results(results, [int(t["image_id"]) for t in targets], categories))
+            parts.append(Detections.from_results(results, [int(t["image_id"]) for t in targets], self.categories))
         return Detections.concat(parts)
 
 

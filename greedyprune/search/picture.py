@@ -6,6 +6,8 @@ from math import ceil, floor, log10
 
 from PIL import Image, ImageDraw, ImageFont
 
+from greedyprune.text import printable
+
 SIZE = 1000, 620  # pixels of the picture
 PLOT = 90, 50, 850, 540  # left, top, right and bottom of the axes in it; the legend is to their right
 FINE = 3  # everything is drawn so much larger and then shrunk, for smooth edges
@@ -160,7 +162,8 @@ class _Plot:
         self.canvas.line([(x * FINE, y * FINE) for x, y in places], fill=colour, width=round(width * FINE))
 
     def _text(self, place: tuple[float, float], text: str, anchor: str, colour: str = "black") -> None:
-        self.canvas.text((place[0] * FINE, place[1] * FINE), text, fill=colour, font=self.font, anchor=anchor)
+        shown = printable(text)  # Pillow takes neither lone surrogates nor, at these anchors, several lines
+        self.canvas.text((place[0] * FINE, place[1] * FINE), shown, fill=colour, font=self.font, anchor=anchor)
 
 
 def _around(place: tuple[float, float], by: float) -> _Box:

@@ -195,10 +195,10 @@ def open_workshop(
 def _material(
     bench: Bench, chosen: Chosen, options: SearchOptions, room: Room, resources: Resources
 ) -> Material:
-    info, device = bench.family.info(bench.model), next(bench.model.parameters()).device
+    device = next(bench.model.parameters()).device
     text = resources.progress("images to mend with")
     batches = DatasetBatches(chosen.train, chosen.mending, MEND_BATCH, resources.num_workers, text)
-    sides = info.short_side, info.long_side
+    sides = bench.family.sides(bench.model)
     return Material(
         cache(lambda: Activations(bench, batches, room, last_only=False, origin=bench.mended_from)),
         Lessons(

@@ -1,6 +1,5 @@
 """What a training is: the options that decide its result, and those that only say how it is run."""
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,18 @@ from greedyprune.data.transforms import AUGMENTATIONS
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import AMP_DTYPES
 from greedyprune.models import Denoising
+from greedyprune.ranges import (
+    Amount,
+    Batch,
+    Count,
+    CountOrNone,
+    ImagesOrNone,
+    ProcessesOrNone,
+    Seed,
+    Share,
+    ShareBelowOne,
+    check_ranges,
+)
 
 SCHEDULES = ("step", "cosine", "constant")
 
@@ -49,43 +60,35 @@ class TrainOptions:
         seed: of initial weights, order, augmentation and noise.
     """
 
-    epochs: int = 12
-    steps: int = 0
-    batch_size: int = 16
-    lr: float = 1e-4
-    lr_backbone: float = 1e-5
-    weight_decay: float = 1e-4
+    epochs: Count = 12
+    steps: CountOrNone = 0
+    batch_size: Batch = 16
+    lr: Amount = 1e-4
+    lr_backbone: Amount = 1e-5
+    weight_decay: Amount = 1e-4
     no_decay_norm: bool = False
     schedule: str = "step"
-    lr_drop: int | None = None
-    warmup_steps: int = 0
-    clip_max_norm: float = 0.1
+    lr_drop: Count | None = None
+    warmup_steps: CountOrNone = 0
+    clip_max_norm: Amount = 0.1
     amp: str = "none"
-    ema: float = 0.0
+    ema: ShareBelowOne = 0.0
     no_dn: bool = False
-    scalar: int = 5
-    label_noise_scale: float = 0.2
-    box_noise_scale: float = 0.4
-    encoder_head: float = 0.0
-    distill: float = 5.0
+    scalar: Count = 5
+    label_noise_scale: Amount = 0.2
+    box_noise_scale: Amount = 0.4
+    encoder_head: Amount = 0.0
+    distill: Amount = 5.0
     augment: str = "detr"
-    train_images: int = 0
-    eval_every: int = 1
-    eval_images: int = 0
-    freeze_norm_epoch: int | None = None
-    freeze_norm_at: float | None = None
-    seed: int = 0
+    train_images: ImagesOrNone = 0
+    eval_every: CountOrNone = 1
+    eval_images: CountOrNone = 0
+    freeze_norm_epoch: CountOrNone | None = None
+    freeze_norm_at: Share | None = None
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name, smallest in (("epochs", 1), ("batch_size", 1), ("scalar", 1)):
-            if getattr(self, name) < smallest:
-                raise UserError(f"--{name} is {getattr(self, name)}, it must be at least {smallest}")
-        counts = ("steps", "warmup_steps", "train_images", "eval_every", "eval_images")
-        rates = ("lr", "lr_backbone", "weight_decay", "clip_max_norm")
-        for name in (*counts, *rates, "label_noise_scale", "box_noise_scale", "encoder_head", "distill"):
-            # Written so that it also refuses nan.
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise UserError(f"--{name} is {getattr(self, name)}, it must be at least 0")
+        check_ranges(self, lambda name: f"--{name}")
         for name, choices in (
             ("schedule", SCHEDULES),
             ("augment", AUGMENTATIONS),
@@ -93,16 +96,8 @@ class TrainOptions:
         ):
             if getattr(self, name) not in choices:
                 raise UserError(f"--{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
-        if not 0 <= self.ema < 1:
-            raise UserError(f"--ema is {self.ema}, it must be at least 0 and below 1")
-        if self.lr_drop is not None and self.lr_drop < 1:
-            raise UserError(f"--lr_drop is {self.lr_drop}, it must be at least 1")
         if self.freeze_norm_at is not None and self.freeze_norm_epoch is not None:
             raise UserError("--freeze_norm_at and --freeze_norm_epoch say the same thing; leave one of them out")
-        if self.freeze_norm_at is not None and not 0 <= self.freeze_norm_at <= 1:
-            raise UserError(f"--freeze_norm_at is {self.freeze_norm_at}, it must be between 0 and 1")
-        if self.freeze_norm_epoch is not None and self.freeze_norm_epoch < 0:
-            raise UserError(f"--freeze_norm_epoch is {self.freeze_norm_epoch}, it must be at least 0")
 
     @property
     def drop_epoch(self) -> int:
@@ -152,16 +147,14 @@ class RunOptions:
     """
 
     output_dir: Path = Path("runs/train")
-    accumulate: int = 1
-    save_every: int = 500
-    log_every: int = 50
-    num_workers: int = 0
+    accumulate: Count = 1
+    save_every: Count = 500
+    log_every: Count = 50
+    num_workers: ProcessesOrNone = 0
     cache_images: bool = False
     channels_last: bool = False
     compile: bool = False
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("accumulate", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} is {getattr(self, name)}, it must be at least 1")
+        check_ranges(self, lambda name: f"--{name}")

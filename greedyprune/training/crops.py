@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.models.backbone import Backbone
 from greedyprune.models.batch import ImageBatch
+from greedyprune.ranges import Amount, Batch, Count, Pixels, Seed, check_ranges
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,16 @@ class LessonOptions:
         seed: of crops, order and weights.
     """
 
-    steps: int = 2500
-    batch_size: int = 128
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
-    crop: int = 64
+    steps: Count = 2500
+    batch_size: Batch = 128
+    lr: Amount = 2e-3
+    weight_decay: Amount = 1e-2
+    crop: Pixels = 64
     amp: str = "none"
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, lambda name: f"--{name}")
 
 
 def cut_crops(
@@ -57,6 +62,9 @@ def cut_crops(
 
     Returns:
         uint8 `[N, 3, side, side]` and labels int64 `[N]`.
+
+    Raises:
+        UserError: there is no object.
     """
     crops, labels = [], []
     indices: Iterable[int] = range(len(dataset))
@@ -72,6 +80,8 @@ def cut_crops(
             centre = torch.tensor([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]) + shift
             crops.append(_window(pixels, centre, window, side))
             labels.append(label)
+    if not crops:
+        raise UserError(f"no image in {dataset.folder} has an object to learn from; give other data as --coco_path")
     return torch.stack(crops), torch.tensor(labels)
 
 

@@ -81,15 +81,15 @@ def open_world(device: torch.device) -> Iterator[World]:
         device: of `--device`; with several processes on GPUs each takes the one of its local rank.
 
     Raises:
-        UserError: more processes than GPUs.
+        UserError: more processes than GPUs, or they do not find each other.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _number("WORLD_SIZE", 1)
     if size == 1:
         yield World(0, 1, device)
         return
     cuda = device.type == "cuda"
     if cuda:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = _number("LOCAL_RANK", 0)
         if local >= torch.cuda.device_count():
             raise UserError(
                 f"torchrun started process {local + 1} on a machine with {torch.cuda.device_count()} GPUs; "
@@ -99,12 +99,23 @@ def open_world(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(device)
     # While the first process computes an AP the others wait; on large data that outlasts the default timeouts.
     timeout = timedelta(hours=2)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
+    except ValueError as error:  # an environment variable is missing or makes no sense
+        raise UserError(f"WORLD_SIZE is {size}, but its processes cannot be joined: {error}; use torchrun") from None
     try:
         control = dist.new_group(backend="gloo", timeout=timeout) if cuda else dist.group.WORLD
         yield World(dist.get_rank(), size, device, control)
     finally:
         dist.destroy_process_group()
+
+
+def _number(name: str, default: int) -> int:
+    """What torchrun says in an environment variable."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UserError(f"the environment variable {name} is {text!r}, not a number; use torchrun, or unset it")
+    return int(text)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
 """Training batches as a function of seed and step, so that a resumed training sees what it would have seen."""
 
+import contextlib
 from collections.abc import Generator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from greedyprune.data.coco import CocoDetection, Item
-from greedyprune.data.seeded import SeededItems, epoch_order, start_worker
+from greedyprune.data.loader import Loader
+from greedyprune.data.seeded import SeededItems, epoch_order
 from greedyprune.errors import UserError
 from greedyprune.models import ImageBatch, pad_images
 from greedyprune.training.config import RunOptions, TrainOptions
@@ -55,6 +55,8 @@ class Feed:
         self.part_size = options.batch_size // cuts
         self.images = min(options.train_images, len(dataset)) if options.train_images else len(dataset)
         self.steps_per_epoch = self.images // options.batch_size
+        if not self.images:
+            raise UserError(f"there are no images in {dataset.folder} to train on; give other data as --coco_path")
         if not self.steps_per_epoch:
             raise UserError(
                 f"there are {self.images} training images, fewer than --batch_size {options.batch_size}; "
@@ -71,22 +73,16 @@ class Feed:
             for part in range(self.run.accumulate):
                 first = step * self.options.batch_size + (part * self.world.size + self.world.rank) * self.part_size
                 batches.append(order[first : first + self.part_size])
-        loader: DataLoader[Any] = DataLoader(
+        loader = Loader(
             SeededItems(self.dataset, self.options.seed, epoch),
+            self._collate,
+            self.run.num_workers,
             batch_sampler=batches,
-            num_workers=self.run.num_workers,
-            collate_fn=self._collate,
-            worker_init_fn=start_worker,
             pin_memory=self.world.device.type == "cuda",
         )
-        batches_of_parts = iter(loader)
-        try:
+        with contextlib.closing(iter(loader)) as parts:
             for _ in range(start, self.steps_per_epoch):
-                yield [next(batches_of_parts) for _ in range(self.run.accumulate)]
-        finally:
-            # An exception's traceback would keep the workers waiting for as long as someone holds on to it.
-            if isinstance(batches_of_parts, _MultiProcessingDataLoaderIter):
-                batches_of_parts._shutdown_workers()
+                yield [next(parts) for _ in range(self.run.accumulate)]
 
     def _collate(self, items: list[Item]) -> Part:
         images = pad_images([image for image, _ in items])

@@ -1,14 +1,18 @@
-"""A dataclass of options as command-line flags: names, types, defaults and help are the dataclass's own."""
+"""A dataclass of options as command-line flags: names, types, ranges, defaults and help are the dataclass's own."""
 
 import argparse
 import re
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from greedyprune.ranges import ranges_of
+from greedyprune.text import file_path, plain_text
+
 _METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
+_PARSERS: dict[type, Callable[[str], object]] = {int: int, float: float, str: plain_text, Path: file_path}
 Options = TypeVar("Options")
 
 
@@ -31,7 +35,7 @@ def add_flags(
         defaults: what the help says of defaults, where that is not the dataclass's own; only with `unset`.
     """
     help_of = _attributes(options)
-    types = typing.get_type_hints(options)
+    types, ranges = typing.get_type_hints(options), ranges_of(options)
     for field in fields(options):
         if field.name in leave_out:
             continue
@@ -43,7 +47,8 @@ def add_flags(
             continue
         if unset and field.default is not None:
             text += f" (default: {(defaults or {}).get(field.name, field.default)})"
-        group.add_argument(f"--{field.name}", type=kinds[0], default=default, metavar=_METAVARS[kinds[0]], help=text)
+        parse = ranges[field.name].parse if field.name in ranges else _PARSERS[kinds[0]]
+        group.add_argument(f"--{field.name}", type=parse, default=default, metavar=_METAVARS[kinds[0]], help=text)
 
 
 def from_flags(options: type[Options], args: argparse.Namespace) -> Options:

@@ -10,7 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from greedyprune.errors import UserError
-from greedyprune.files import atomic_write
+from greedyprune.files import atomic_write, naming
+from greedyprune.report import number
 from greedyprune.training.state import LOG
 
 # Seconds between lines of progress where there is no terminal for a bar.
@@ -34,10 +35,10 @@ class TrainLog:
     def __init__(self, folder: Path, step: int, epochs_done: int, total: int, tensorboard: bool = False) -> None:
         if tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UserError("--tensorboard needs TensorBoard: pip install tensorboard")
-        path = folder / LOG
-        if path.exists():
-            _trim(path, step, epochs_done)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = folder / LOG
+        if self._path.exists():
+            _trim(self._path, step, epochs_done)
+        self._file = self._path.open("a", encoding="utf-8")
         self._events: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -68,7 +69,7 @@ class TrainLog:
     def epoch(self, record: dict[str, Any]) -> None:
         """A record of an epoch: needs `step` and `epoch`; `AP` where it was evaluated."""
         self._write({"kind": "epoch", **record})
-        accuracy = f", AP {record['AP']:.4f} AP50 {record['AP50']:.4f}" if "AP" in record else ""
+        accuracy = f", AP {number(record['AP'])} AP50 {number(record['AP50'])}" if "AP" in record else ""
         self.say(f"epoch {record['epoch']} done at step {record['step']}{accuracy}")
 
     def advance(self, steps: int = 1) -> None:
@@ -87,8 +88,9 @@ class TrainLog:
             self._events.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
         if self._events is not None:
             for name, value in record.items():
                 if name not in ("step", "epoch") and isinstance(value, (int, float)):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
+from greedyprune.tensors import check_finite
 
 if sys.platform != "win32":
     import fcntl
@@ -59,7 +60,13 @@ def save_state(
         position: where the training is.
         settings: what a resumed training must have the same (JSON values).
         tensors: `model`, `optimizer` and `ema` -> name -> tensor.
+
+    Raises:
+        UserError: a weight is not finite; the old state stays.
     """
+    for part, named in tensors.items():
+        if part != "optimizer":  # whose averages may overflow and do no harm
+            check_finite(folder / STATE, named)
     flat = {
         f"{part}.{name}": value.detach().cpu().contiguous()
         for part, named in tensors.items()

@@ -8,10 +8,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from greedyprune.answer import Answer
+from greedyprune.classes import Classes, folded
 from greedyprune.errors import UserError
 from greedyprune.models import Detector, ImageBatch
 from greedyprune.models.features import Features, Queries
+from greedyprune.text import printable
 
+_REMEDY = "Give the dense detector that it was cut from; after --new_classes, one with the same new classes"
 # What makes a layer or query of the one detector comparable with one of the other.
 _SHARED = ("num_classes", "num_patterns", "dec_layers", "two_stage")
 
@@ -24,7 +27,7 @@ class Teacher:
 
     Args:
         model: the detector that teaches; from now on it is in eval mode, and takes no gradients.
-        student: one with the same classes, and no queries or decoder layers that the teacher lacks.
+        student: one with the same classes in the same order, and no queries or decoder layers that the teacher lacks.
 
     Raises:
         UserError: it has others.
@@ -40,9 +43,8 @@ class Teacher:
         if not set(earlier) <= set(answering[:-1]) and ours == theirs:
             named.append(f"decoder layers {list(answering)}, not {[*earlier, answering[-1]]}")
         if named:
-            raise UserError(
-                f"the teacher cannot teach this model: {'; '.join(named)}. Give the dense detector that it was cut from"
-            )
+            raise UserError(f"the teacher cannot teach this model: {'; '.join(named)}. {_REMEDY}")
+        _check_classes(model.classes, student.classes)
         self.model = model.eval().requires_grad_(False)
         self._queries = _nearest(student, model) if wanted < there else None
         self._earlier = [answering.index(layer) for layer in earlier]
@@ -89,3 +91,19 @@ def _nearest(student: Detector, teacher: Detector) -> Tensor:
     repeats = getattr(teacher.options, "num_patterns", 0) or 1
     patterns = torch.arange(repeats)[:, None] * len(theirs)
     return (patterns + torch.from_numpy(chosen)).flatten()
+
+
+def _check_classes(theirs: Classes, ours: Classes) -> None:
+    """Refuse a teacher whose labels are known to mean other things."""
+    if ours.names and theirs.names:
+        named = [pair for pair in zip(ours.names, theirs.names, strict=True) if folded(pair[0]) != folded(pair[1])]
+    elif ours.ids and theirs.ids:
+        named = [(str(own), str(other)) for own, other in zip(ours.ids, theirs.ids, strict=True) if own != other]
+    else:
+        named = []
+    if named:
+        own, other = (printable(name) for name in named[0])
+        raise UserError(
+            f"the teacher cannot teach this model: {len(named)} of its {ours.count} classes are others, the first is "
+            f"{other}, not {own}. {_REMEDY}"
+        )

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
+from greedyprune.classes import map_labels
 from greedyprune.data.coco import CocoDetection
-from greedyprune.data.loader import collate
-from greedyprune.data.seeded import start_worker
+from greedyprune.data.loader import Loader, collate
 from greedyprune.evaluation.ap import coco_ap
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.evaluate import subset_ids
@@ -33,13 +33,7 @@ class Validation:
         self.image_ids = subset_ids(dataset.image_ids, options.eval_images, options.seed)
         place = {image: index for index, image in enumerate(dataset.image_ids)}
         share = Subset(dataset, [place[image] for image in self.image_ids[world.rank :: world.size]])
-        self.loader: DataLoader[Any] = DataLoader(
-            share,
-            max(1, options.batch_size // world.size),
-            num_workers=run.num_workers,
-            collate_fn=collate,
-            worker_init_fn=start_worker,
-        )
+        self.loader = Loader(share, collate, run.num_workers, batch_size=max(1, options.batch_size // world.size))
 
     def measure(
         self, model: Detector, progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None
@@ -51,7 +45,8 @@ class Validation:
             progress: wraps the loader.
         """
         loader: Iterable[Any] = self.loader if progress is None else progress(self.loader)
-        parts = self.world.gather(predict_detections(model, loader, self.world.device))
+        categories = map_labels(model.classes, self.dataset.coco, self.dataset.root).categories
+        parts = self.world.gather(predict_detections(model, loader, self.world.device, category_ids=categories))
         if not self.world.main:
             return None
         found = Detections.concat(parts)

@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import shlex
@@ -82,7 +83,7 @@ def test_a_signal_to_the_whole_group_ends_it_cleanly_with_the_command_to_go_on(a
     wait_for_steps(tmp_path, 3, process)
     os.killpg(process.pid, signal.SIGTERM)
     _, printed = process.communicate(timeout=300)
-    assert process.returncode == 130
+    assert process.returncode == 128 + signal.SIGTERM
     last = printed.strip().splitlines()[-1]
     assert last.startswith("interrupted: the state of step ")
     assert last.endswith(f"to go on: python {shlex.join([str(TOOL), *words])}")
@@ -129,7 +130,7 @@ def test_a_new_model_gets_its_classes_from_the_data_and_its_shape_from_the_flags
     assert model.info.category_ids == (3, 8)
     assert (model.info.short_side, model.info.long_side) == (48, 64)
     assert (model.options.hidden_dim, model.options.num_classes, model.options.activation) == (16, 2, "relu")
-    assert model.cfgs.to_list() == [[[8, 8]], [[16, 8, 8], [16, 16, 4]]]
+    assert model.options.layout.to_list(model.widths) == [[[8, 8]], [[16, 8, 8], [16, 16, 4]]]
 
 
 @pytest.mark.parametrize(
@@ -157,10 +158,28 @@ def test_a_checkpoint_in_the_output_folder_is_not_overwritten(arguments, folder)
 
 def test_data_of_other_categories_is_refused(folder, arguments, tmp_path):
     model = small_model(num_classes=3)
-    object.__setattr__(model, "info", type(model.info)(("box", "disc", "star"), (3, 9, 10), 48, 64))
+    object.__setattr__(model, "info", type(model.info)(("box", "ring", "star"), (3, 8, 10), 48, 64))
     save_checkpoint(model, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match=r"category 8 \(disc\) of the data is none of the model's"):
+    with pytest.raises(UserError, match=r"category 8 \(disc; ring in the model\) .* --new_classes"):
         main([*arguments, "--resume", str(tmp_path / "other.safetensors"), "--output_dir", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_without_any_object_are_trained_and_evaluated_on(arguments, split, tmp_path, capsys):
+    data = write_data(tmp_path / "data")
+    path = data / "annotations" / f"instances_{split}2017.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    words = [*arguments, "--coco_path", str(data), "--epochs", "1", "--output_dir", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert (f"{LAST}, AP -\n" in capsys.readouterr().out) == (split == "val")
+
+
+def test_data_without_training_images_are_named(arguments, tmp_path):
+    data = write_data(tmp_path / "data")
+    path = data / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": [], "images": []}))
+    with pytest.raises(UserError, match="data has no training images"):
+        main([*arguments, "--coco_path", str(data), "--output_dir", str(tmp_path / "out")])
 
 
 def test_a_broken_image_is_named_in_one_line_also_from_a_worker(arguments, tmp_path):
@@ -194,6 +213,6 @@ def test_a_detector_with_a_slim_backbone_is_fine_tuned_at_its_widths(arguments, 
     words = [*arguments, "--resume", str(tmp_path / "slim.safetensors"), "--epochs", "1"]
     assert main([*words, "--output_dir", str(tmp_path / "tuned")]) == 0
     tuned = load_model(tmp_path / "tuned" / LAST)
-    assert tuned.cfgs == slim.cfgs
-    assert tuned.cfgs.backbone == ((10,), (48,), (96,), (96,), (144,), (57,))
+    assert tuned.widths == slim.widths
+    assert [tuned.widths[f"backbone.{block}.conv1"] for block in range(6)] == [10, 48, 96, 96, 144, 57]
     assert farthest(tmp_path / "slim.safetensors", tmp_path / "tuned" / LAST) > 0

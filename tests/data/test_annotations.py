@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -45,22 +46,22 @@ def test_a_file_that_is_not_json_is_named(two_images, content):
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
 def test_a_missing_list_is_named(two_images, key):
     edit(two_images, lambda data: data.pop(key))
-    assert f"no list '{key}'" in complaint(two_images)
+    assert f"has no '{key}'" in complaint(two_images)
 
 
 def test_a_file_that_holds_a_list_is_refused(two_images):
     (two_images / "annotations" / "instances_val2017.json").write_text("[]")
-    assert "no list 'images'" in complaint(two_images)
+    assert "instances_val2017.json is no object" in complaint(two_images)
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"category_id": 77}, "annotation 2 is of category 77, which is not listed"),
-        ({"category_id": [3]}, "annotation 2 is of category [3], which is not listed"),
+        ({"category_id": [3]}, "annotation 2 has category_id [3], not a whole number"),
         ({"image_id": 6}, "annotation 2 is of image 6, which is not listed"),
-        ({"bbox": [1, 2, -3, 4]}, "annotation 2 has a negative size: width -3, height 4"),
-        ({"bbox": [1, 2, 3, -4.5]}, "annotation 2 has a negative size: width 3, height -4.5"),
+        ({"bbox": [1, 2, -3, 4]}, "annotation 2 has bbox [1, 2, -3, 4], not four finite numbers"),
+        ({"bbox": [1, 2, 3, -4.5]}, "annotation 2 has bbox [1, 2, 3, -4.5], not four finite numbers"),
         ({"bbox": [1, 2, 3]}, "annotation 2 has bbox [1, 2, 3], not four finite numbers"),
         ({"bbox": [1, 2, float("nan"), 3]}, "annotation 2 has bbox [1, 2, nan, 3], not four finite numbers"),
         ({"bbox": None}, "annotation 2 has bbox None"),
@@ -78,14 +79,15 @@ def test_an_annotation_that_makes_no_sense_is_named_by_its_id(two_images, change
 @pytest.mark.parametrize(
     ("kind", "key"), [("images", "file_name"), ("images", "id"), ("annotations", "bbox"), ("categories", "name")]
 )
-def test_an_entry_without_a_key_is_named_by_its_place(two_images, kind, key):
+def test_an_entry_without_a_key_is_named_by_its_id_or_its_place(two_images, kind, key):
     edit(two_images, lambda data: data[kind][1].pop(key))
-    assert f"number 2 of the file has no '{key}'" in complaint(two_images)
+    name = {"images": "image 2", "annotations": "annotation 2", "categories": "category 9"}[kind]
+    assert f"{'image number 2 of the file' if key == 'id' else name} has no '{key}'" in complaint(two_images)
 
 
 def test_an_image_without_size_is_named(two_images):
     edit(two_images, lambda data: data["images"][0].update(height=0))
-    assert "image 5 (5.png) has size 30 x 0" in complaint(two_images)
+    assert "image 5 has height 0, not a whole number of at least 1" in complaint(two_images)
 
 
 def test_detection_sets_need_neither_iscrowd_nor_area(two_images):
@@ -103,3 +105,62 @@ def test_opening_prints_nothing_and_a_changed_file_is_read_again(two_images, cap
     assert before.fingerprint != after.fingerprint
     printed = capsys.readouterr()
     assert printed.out == printed.err == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "is nested too deeply"),
+        ('{"images": ' + '{"a": ' * 100_000 + "1" + "}" * 100_001, "is nested too deeply"),
+        ('{"images": ' + "9" * 5000 + "}", "is not JSON"),
+        ('{"images": [], "images": [], "annotations": [], "categories": []}', "has the key 'images' more than once"),
+        (
+            '{"images": [{"id": 7, "height": 1, "width": 1, "height": 2}], "annotations": [], "categories": []}',
+            "an object of id 7 has the key 'height' more than once",
+        ),
+        ("null", "is no object"),
+    ],
+)
+def test_json_that_no_annotation_file_is_gets_one_line(two_images, content, expected):
+    path = two_images / "annotations" / "instances_val2017.json"
+    path.write_text(content)
+    message = complaint(two_images)
+    assert str(path) in message
+    assert expected in message
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to itself", "link to nothing"])
+def test_what_is_no_regular_file_is_not_even_opened(two_images, kind):
+    path = two_images / "annotations" / "instances_val2017.json"
+    path.unlink()
+    make = {
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "folder": path.mkdir,
+        "link to itself": lambda: path.symlink_to(path),
+        "link to nothing": lambda: path.symlink_to("nothing"),
+    }
+    make[kind]()
+    expected = {"pipe": "is a named pipe", "device": "is a device", "folder": "is a folder"}.get(kind, "has no")
+    message = complaint(two_images)
+    assert expected in message
+    assert "annotations/instances_val2017.json" in message
+
+
+def test_a_pipe_for_a_folder_of_images_is_named(two_images):
+    shutil.rmtree(two_images / "val2017")
+    os.mkfifo(two_images / "val2017")
+    assert f"{two_images / 'val2017'} is not a folder of images" in complaint(two_images)
+
+
+def test_a_file_that_is_listed_twice_is_told_once(two_images, recwarn):
+    edit(two_images, lambda data: data["images"][1].update(file_name="5.png", height=20, width=30))
+    assert len(CocoDetection(two_images, "val")) == len(CocoDetection(two_images, "val")) == 2
+    (warning,) = recwarn.list
+    assert "lists 1 image files more than once, the first of them '5.png'" in str(warning.message)
+
+
+@pytest.mark.parametrize("key", ["images", "annotations"])
+def test_a_split_without_images_or_objects_can_be_opened(two_images, key):
+    edit(two_images, lambda data: data.update({"annotations": [], key: []}))
+    assert len(CocoDetection(two_images, "val")) == (0 if key == "images" else 2)

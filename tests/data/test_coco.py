@@ -1,5 +1,8 @@
 import hashlib
 import json
+import pickle
+import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -57,6 +60,12 @@ def test_labels_are_places_in_given_category_ids(two_images):
     dataset = CocoDetection(two_images, "val", category_ids=(9, 4, 3))
     assert dataset[1][1]["labels"].tolist() == [0, 2]
     assert dataset.class_names == ("dog", "4", "cat")
+
+
+def test_a_label_may_have_no_category(two_images):
+    every, some = (CocoDetection(two_images, "val", category_ids=ids) for ids in ((9, 4, 3), (None, 9, 4, None, 3)))
+    for one, other in zip(every, some, strict=True):
+        assert [{0: 1, 1: 2, 2: 4}[label] for label in one[1]["labels"].tolist()] == other[1]["labels"].tolist()
 
 
 def test_an_annotated_category_that_is_not_asked_for_is_a_users_error(two_images):
@@ -153,3 +162,56 @@ def test_a_worker_process_says_the_same_one_line(two_images, name):
         with pytest.raises(UserError) as there:
             list(loader)
         assert str(there.value) == str(here.value)
+
+
+@pytest.fixture
+def turned(tmp_path, tiny):
+    """Three images of noise that their EXIF orientations turn: as the size tells (1), and as it does not (2 and 3)."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), np.uint8)
+    shown = {1: noise[0].transpose(1, 0, 2), 2: noise[1], 3: noise[2]}
+    folder = tiny(tmp_path / "turned", shown, [])
+    for image, orientation in ((1, 6), (2, 3), (3, 2)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(noise[image - 1]).save(folder / "val2017" / f"{image}.png", exif=exif)
+    return folder, {1: np.rot90(noise[0], -1), 2: noise[1, ::-1, ::-1], 3: noise[2, :, ::-1]}
+
+
+def test_images_are_turned_as_their_exif_orientation_says(turned):
+    folder, expected = turned
+    dataset = CocoDetection(folder, "val")
+    with pytest.warns(UserWarning, match="EXIF"):
+        seen = {image: dataset.pixels(image).permute(1, 2, 0).numpy() for image in expected}
+    assert all(np.array_equal(seen[image], expected[image]) for image in expected)
+
+
+def test_a_guess_at_an_orientation_is_told_once_for_a_data_set(turned, recwarn):
+    folder, _ = turned
+    for dataset in (CocoDetection(folder, "val"), CocoDetection(folder, "val", image_ids=[2, 3])):
+        for index in range(len(dataset)):
+            dataset[index]
+    (warning,) = recwarn.list
+    message = str(warning.message)
+    assert message.startswith(f"image 2 ({folder / 'val2017' / '2.png'}) has an EXIF orientation")
+    assert "so have 2 of the first 3 images; all such are taken upright" in message
+    assert "\n" not in message
+
+
+def test_workers_tell_a_guess_once_for_all_of_them(turned, capfd, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: print(message, file=sys.stderr))
+    dataset = CocoDetection(turned[0], "val", image_ids=[3])
+    for _ in range(2):
+        list(DataLoader(dataset, 1, num_workers=1, collate_fn=collate))
+    assert capfd.readouterr().err.count("has an EXIF orientation") == 1
+
+
+def test_images_whose_size_tells_the_orientation_need_no_word(turned, recwarn):
+    dataset = CocoDetection(turned[0], "val", image_ids=[1])
+    assert dataset[0][0].shape == (3, 24, 16)
+    assert not recwarn.list
+
+
+def test_a_data_set_can_be_sent_to_a_process_that_is_not_forked(two_images):
+    dataset = CocoDetection(two_images, "val")
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again[1][0], dataset[1][0])

@@ -122,13 +122,13 @@ def test_a_crop_of_a_smaller_image_keeps_its_sides():
 
 
 def published_size(height, width, size, max_size):
-    """The rule as DETR's code writes it, in floating point."""
+    """The rule as DETR's code writes it, in floating point, but for what its rounding adds to `max_size`."""
     low, high = float(min(height, width)), float(max(height, width))
     if high / low * size > max_size:
         size = round(max_size * low / high)
     if width < height:
-        return int(size * height / width), size
-    return size, int(size * width / height)
+        return min(int(size * height / width), max_size), size
+    return size, min(int(size * width / height), max_size)
 
 
 def test_images_are_resized_to_detrs_sizes():
@@ -140,8 +140,27 @@ def test_images_are_resized_to_detrs_sizes():
         assert resized(height, width, 800, 1333) == published_size(height, width, 800, 1333)
 
 
-def test_an_extremely_long_image_keeps_a_pixel():
-    assert min(resized(2, 9000, 800, 1333)) == 1
+@pytest.mark.parametrize("short", [1, 2, 7, 700])
+@pytest.mark.parametrize("long", [1333, 1334, 9000, 20000, 10**6])
+def test_an_extremely_long_image_keeps_a_pixel_and_ends_at_the_longest_side(short, long):
+    for height, width in ((short, long), (long, short)):
+        sides = resized(height, width, 800, 1333)
+        assert min(sides) >= 1
+        assert max(sides) <= 1333
+
+
+@pytest.mark.parametrize("kind", ["detr", "flips", "none"])
+@pytest.mark.parametrize(("height", "width"), [(1, 20000), (20000, 1), (9000, 7)])
+def test_an_extremely_long_image_can_be_trained_on(kind, height, width):
+    image = tv_tensors.Image(torch.full((3, height, width), 77, dtype=torch.uint8))
+    corners = torch.tensor([[0.0, 0, width, height]])
+    boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width))
+    for seed in range(6):
+        torch.manual_seed(seed)
+        out, target = train_transform(kind, 80, 130)(image, {"labels": torch.tensor([1]), "boxes": boxes})
+        assert max(out.shape[-2:]) <= 130
+        assert (denormalise(out) == 77).all()
+        assert target["boxes"].tolist() == [[0.5, 0.5, 1, 1]]
 
 
 def test_the_evaluation_transform_resizes_and_changes_nothing_at_random():

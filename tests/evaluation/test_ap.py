@@ -8,7 +8,7 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 
 from greedyprune.errors import UserError
-from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
+from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap, unique_names
 
 from .random_coco import make_coco, random_coco
 
@@ -122,11 +122,58 @@ def test_a_crowd_takes_any_number_of_detections_and_costs_nothing(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_ground_truth_with_id_0_is_never_found_as_in_pycocotools(backend):
+def test_a_ground_truth_with_id_0_is_found_as_any_other_which_pycocotools_alone_cannot(backend):
     box = [10.0, 10.0, 40.0, 40.0]
     coco = make_coco([{"id": 0, "image_id": 1, "category_id": 1, "bbox": box}], [1], [1])
     rows = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9}]
-    assert coco_ap(coco, rows, [1], backend)["AP"] == reference(coco, rows, [1]).stats[0] == 0
+    assert reference(coco, rows, [1]).stats[0] == 0
+    assert coco_ap(coco, rows, [1], backend)["AP"] == pytest.approx(1)
+
+
+def renumbered(coco, rows, image=lambda id: id, category=lambda id: id, annotation=lambda id: id):
+    """The same ground truth and detections by other ids."""
+    names = {"image_id": image, "category_id": category, "id": annotation}
+
+    def other(entry):
+        return {**entry, **{key: names[key](entry[key]) for key in names if key in entry}}
+
+    with_ids = make_coco(
+        [other(entry) for entry in coco.dataset["annotations"]],
+        [image(entry["id"]) for entry in coco.dataset["images"]],
+        [category(entry["id"]) for entry in coco.dataset["categories"]],
+    )
+    return with_ids, [other(row) for row in rows]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "ids",
+    [
+        {"image": lambda id: 2**53 + id},
+        {"image": lambda id: 2**63 - 1000 + id},
+        {"image": lambda id: id - 5000},
+        {"image": lambda id: 2**60 + id},
+        {"category": lambda id: 2**60 + id},
+        {"annotation": lambda id: 2**63 + id},
+        {"annotation": lambda id: 10**30 + id},
+        {"annotation": lambda id: id - 3},
+    ],
+)
+def test_ids_of_any_size_give_the_same_numbers(backend, ids):
+    coco, rows = random_coco(3, images=8)
+    expected = coco_ap(coco, rows, coco.getImgIds(), backend)
+    assert twelve(expected) == pytest.approx(reference(coco, rows, coco.getImgIds()).stats.tolist(), abs=1e-12)
+    other, other_rows = renumbered(coco, rows, **ids)
+    result = coco_ap(other, other_rows, other.getImgIds(), backend)
+    assert twelve(result) == twelve(expected)
+    assert list(result["per_class"].values()) == list(expected["per_class"].values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_images_at_all_give_minus_one(backend):
+    coco, rows = random_coco(3, images=2)
+    assert set(twelve(coco_ap(coco, rows, [], backend))) == {-1}
+    assert set(twelve(coco_ap(make_coco([], [], []), [], [], backend))) == {-1}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -143,6 +190,11 @@ def test_a_category_name_used_twice_keeps_both_classes_apart():
     for category in coco.dataset["categories"]:
         category["name"] = "thing"
     assert list(coco_ap(coco, [], [1])["per_class"]) == ["thing (3)", "thing (4)"]
+
+
+def test_a_category_that_is_called_as_another_one_is_told_apart_is_kept_too():
+    names = unique_names([{"id": 3, "name": "a"}, {"id": 4, "name": "a"}, {"id": 5, "name": "a (3)"}])
+    assert names == ["a (3) (3)", "a (4)", "a (3) (5)"]
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():

@@ -75,3 +75,45 @@ def test_two_pictures_lie_side_by_side():
     assert pair.size == (75, 50)
     assert pair.getpixel((0, 0)) == (255, 0, 0)
     assert pair.getpixel((35, 49)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "car [front]",
+        "[/red]",
+        "a\nb\tc\r\0d\x1b[31m",
+        "\u05e9\u05dc\u05d5\u05dd",
+        "\u202eevil",
+        "\U0001f697\u200d",
+        "\ud800",
+        "x" * 100_000,
+        "\u0e33" * 300,
+    ],
+)
+@pytest.mark.parametrize("size", [(480, 480), (20, 3)])
+def test_names_of_any_text_take_one_line_inside_the_picture(name, size):
+    box = found((1, [1, 1, 2, 1], 0.9))
+    plain, named = (
+        np.asarray(draw_detections(Image.new("RGB", size), box, {1: text}, captions=[""])) for text in ("car", name)
+    )
+    rows = [np.flatnonzero(picture.any((1, 2))) for picture in (plain, named)]
+    assert abs(len(rows[0]) - len(rows[1])) <= 10  # letters that reach below the line, or above it
+    assert named.shape == plain.shape
+
+
+def test_a_long_name_leaves_room_for_its_score():
+    box = found((1, [0, 300, 400, 100], 0.87))
+    short, long = (
+        np.asarray(draw_detections(Image.new("RGB", (480, 480)), box, {1: name})) for name in ("", "x" * 1000)
+    )
+    assert short.any()
+    assert not np.array_equal(short, long)
+    assert long[:290, 470:].any()  # the caption ends at the right edge, and does not leave it
+
+
+@pytest.mark.parametrize("size", [(20000, 1), (1, 20000), (9000, 20)])
+def test_a_picture_of_a_very_long_image_keeps_to_a_bound(size):
+    picture = draw_detections(Image.new("RGB", size), found((1, [0, 0, 9000, 9000], 0.9)), NAMES)
+    assert max(picture.size) == max(*size, 4800)

@@ -7,12 +7,14 @@ from PIL import Image
 
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.transforms import eval_transform
+from greedyprune.errors import UserError
 from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
+from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.draw import draw_pairs
 from greedyprune.evaluation.evaluate import evaluate, subset_ids
 from greedyprune.evaluation.profile import count_flops, count_parameters
 
-from .tiny_coco import tiny_model, write_tiny
+from .tiny_coco import CATEGORIES, tiny_model, write_tiny
 
 KEYS = {
     *AP_NAMES,
@@ -96,3 +98,36 @@ def test_pictures_show_ground_truth_and_detections_side_by_side(model, dataset, 
         with Image.open(path) as picture:
             assert picture.width > 2 * 640
             assert picture.height > 480
+
+
+def emptied(root, *keys):
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: [] for key in keys}))
+    return CocoDetection(root, "val", tuple(CATEGORIES), eval_transform(48, 96))
+
+
+@pytest.mark.parametrize("keys", [("annotations",), ("annotations", "categories")])
+def test_where_there_is_nothing_to_find_the_numbers_are_minus_one(model, tmp_path, keys):
+    result = evaluate(model, emptied(write_tiny(tmp_path), *keys), latency_runs=0).to_json()
+    assert {result[name] for name in (*AP_NAMES, *AR_NAMES)} == {-1}
+    assert set(result["per_class"].values()) <= {-1}
+
+
+def test_a_data_set_without_images_is_refused(model, tmp_path):
+    with pytest.raises(UserError, match=r"there are no images in .*val2017 to evaluate on"):
+        evaluate(model, emptied(write_tiny(tmp_path), "annotations", "images"))
+
+
+def test_pictures_are_of_images_as_training_sees_them_under_names_of_any_length(tmp_path):
+    """An upright picture of a turned file, whose name is as long as names can be."""
+    root = write_tiny(tmp_path, images=2)
+    path = root / "annotations" / "instances_val2017.json"
+    data, name = json.loads(path.read_text()), "x" * 250 + ".png"
+    data["images"][0] |= {"width": 40, "height": 64, "file_name": name}
+    path.write_text(json.dumps(data))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 40), "white").save(root / "val2017" / name, exif=exif)
+    (written,) = draw_pairs(CocoDetection(root, "val"), Detections.from_rows(()), [10], tmp_path / "pictures")
+    with Image.open(written) as picture:
+        assert picture.height > picture.width / 2

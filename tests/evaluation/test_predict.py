@@ -49,6 +49,16 @@ def test_labels_are_the_category_ids_of_a_model_that_has_none(loader):
     assert Detections.from_results(results, [4]).rows() == [row]
 
 
+def test_detections_of_labels_that_the_data_lack_are_left_out(model, loader):
+    every = predict_detections(model, loader, top_k=18)
+    some = predict_detections(model, loader, top_k=18, category_ids=(5, None, 0))
+    kept = every.category_ids != 7
+    assert 0 < kept.sum() < len(every)
+    assert (some.scores == every.scores[kept]).all()
+    assert (some.boxes == every.boxes[kept]).all()
+    assert some.category_ids.tolist() == [{3: 5, 40: 0}[each] for each in every.category_ids[kept].tolist()]
+
+
 def test_the_models_mode_is_what_it_was(model, loader):
     model.train()
     predict_detections(model, loader)

@@ -12,6 +12,9 @@ from greedyprune.models import Detector, ModelInfo
 
 CATEGORIES = {3: "box", 8: "disc"}
 SIZE = (64, 48)
+# Another id for each, an unused class 0, one name but for its case, and a name that is markup to a terminal.
+RENAMED = {0: "__background__", 5: " Disc", 6: "[/red]\n"}
+MOVED = {3: 6, 8: 5}
 
 
 def write_tiny(folder: Path, images: int = 6, split: str = "val") -> Path:
@@ -37,6 +40,17 @@ def write_tiny(folder: Path, images: int = 6, split: str = "val") -> Path:
         "categories": [{"id": key, "name": name} for key, name in CATEGORIES.items()],
     }
     (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    return folder
+
+
+def renumber(folder: Path, names: dict[int, str], moved: dict[int, int]) -> Path:
+    """Other names and ids for a data set's categories, in place."""
+    for path in (folder / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        content["categories"] = [{"id": category, "name": name} for category, name in names.items()]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = moved[annotation["category_id"]]
+        path.write_text(json.dumps(content))
     return folder
 
 

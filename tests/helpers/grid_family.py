@@ -8,7 +8,8 @@ from torch import nn
 
 from greedyprune.answer import Answer, Softmax
 from greedyprune.boxes import cxcywh_to_xyxy
-from greedyprune.families.base import Family, Info
+from greedyprune.classes import Classes
+from greedyprune.families.base import Family
 from greedyprune.sites import FlatLayout, HiddenSite, Reader, Slice
 
 
@@ -41,13 +42,13 @@ class GridFamily(Family):
         return HiddenSite(**about, slices=tuple(slices), readers=(Reader(reader),))
 
     def layout(self, model):
-        return FlatLayout(self.sites(GridDetector(self.classes(model))))
-
-    def info(self, model):
-        return Info(tuple("abc"), (1, 2, 3), 64, 64)
+        return FlatLayout(self.sites(GridDetector(len(model.head.weight) - 5)))
 
     def classes(self, model):
-        return len(model.head.weight) - 5
+        return Classes(len(model.head.weight) - 5, (1, 2, 3), tuple("abc"))
+
+    def sides(self, model):
+        return 64, 64
 
     def inputs(self, model, images):
         return torch.stack(list(images))

@@ -166,7 +166,7 @@ def test_timm_names_of_the_backbone_give_the_same_model(folder, tmp_path, wrappe
         ({"backbone_config": {"model_type": "timm_backbone", "backbone": "swin_tiny"}}, "swin_tiny"),
         ({"backbone_config": {"model_type": "resnet", "downsample_in_bottleneck": True}}, "downsample_in_bottleneck"),
         ({"backbone_config": "resnet18"}, "expected an object"),
-        ({"encoder_attention_heads": "four", "decoder_attention_heads": "four"}, "nheads = 'four'"),
+        ({"encoder_attention_heads": "four", "decoder_attention_heads": "four"}, "encoder_attention_heads is 'four'"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_by_name_and_nothing_is_written(folder, tmp_path, change, message):

@@ -129,7 +129,7 @@ def test_heads_that_the_file_holds_under_every_name_load_alike(folder, tmp_path)
         ({"position_embedding_type": "learned"}, "position_embedding_type is 'learned'"),
         ({"activation_function": "silu"}, "activation_function is 'silu'"),
         ({"decoder_ffn_dim": 64}, "encoder_ffn_dim is 48 and decoder_ffn_dim 64; Deformable DETR has one for both"),
-        ({"num_feature_levels": 1}, "the backbone's stages [2, 3, 4] are read; 1 levels need [4]"),
+        ({"num_feature_levels": 1}, "stage2, stage3, stage4 of the backbone are read; 1 levels need stage4"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_by_name(folder, tmp_path, change, message):

@@ -136,7 +136,7 @@ def test_a_slim_backbone_is_built_saved_and_loaded_by_its_widths(backbone: str, 
     plain = load_model(tmp_path / "plain.pth", heads=4, ffn_dim=40)
     assert plain.cfgs == slim.cfgs
     assert difference(plain, slim) == 0
-    with pytest.raises(UserError, match=r"backbone block 0: conv1 is \d+ in --cfgs and \d+ in the checkpoint"):
+    with pytest.raises(UserError, match=r"backbone block 0: conv1 is \d+ in cfgs and \d+ in the checkpoint"):
         load_model(tmp_path / "slim.safetensors", str(model.cfgs))
 
 

@@ -185,6 +185,16 @@ def test_malformed_widths_are_refused_with_the_place(given, words):
         assert word in line
 
 
+@pytest.mark.parametrize(
+    "given",
+    ["", "[[[152, 416]]]", "[[[152, 416]], 7]", "[[7], [[8, 136, 544]]]", "[[[0, 9]], [[8, 8, 8]]]", '{"a": 1}'],
+)
+def test_a_message_names_what_was_given(given):
+    for source in ("--widths", "cfgs"):
+        with pytest.raises(UserError, match=f"^{source}"):
+            shape(enc_layers=1, dec_layers=1).parse(given, source)
+
+
 @pytest.mark.parametrize("before", ["", "[[[152, 416]], ", "1 or "])
 def test_text_is_never_evaluated(tmp_path, before):
     trap = tmp_path / "trap"

@@ -10,6 +10,7 @@ from greedyprune.commands.train import main
 from greedyprune.models import save_checkpoint
 from greedyprune.training.state import LAST
 
+from ..evaluation.tiny_coco import MOVED, RENAMED, renumber
 from .tiny_training import farthest, losses, read_log, small_model, write_data
 
 TOOL = Path(__file__).parents[2] / "tools" / "train.py"
@@ -36,13 +37,15 @@ def torchrun(*words):
     ("model", "words", "of_two"),
     [
         # Every image has two objects: the denoising groups of a part are then as wide as those of the whole batch.
-        ({}, "--label_noise_scale 0 --box_noise_scale 0 --train_images 8", ""),
+        ({}, "--label_noise_scale 0 --box_noise_scale 0 --train_images 8 --new_classes --ema 0.5", ""),
         # With the empty image a process may have no object in a part. A single decoder layer leaves weights unused.
         ({"dec_layers": 1}, "--no_dn", "--accumulate 2"),
     ],
 )
 def test_two_processes_train_as_one_with_the_same_batch(tmp_path, model, words, of_two):
-    write_data(tmp_path / "data")
+    data = write_data(tmp_path / "data")
+    if "--new_classes" in words:
+        renumber(data, RENAMED, MOVED)
     save_checkpoint(small_model(freeze_norm=True, **model), tmp_path / "model.safetensors")
     paths = ["--resume", str(tmp_path / "model.safetensors"), "--coco_path", str(tmp_path / "data")]
     settings = "--epochs 2 --batch_size 4 --log_every 1 --augment none --lr 1e-3 --device cpu --threads 1"

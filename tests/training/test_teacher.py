@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from greedyprune import UserError
-from greedyprune.models import Denoising, pad_images
+from greedyprune.models import Denoising, ModelInfo, pad_images
 from greedyprune.models.layers import Skipped
 from greedyprune.pruning.answers import answer_errors
 from greedyprune.training.teacher import Teacher
@@ -75,6 +75,27 @@ def test_a_student_without_some_queries_and_layers_learns_from_their_counterpart
 def test_a_teacher_of_other_questions_is_refused_with_what_differs():
     with pytest.raises(UserError, match=r"dec_layers 1, not 2; num_queries 5, not 9\. Give the dense detector"):
         Teacher(small_model(num_queries=5, dec_layers=1), small_model())
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "line"),
+    [
+        (("disc", "box"), (3, 8), "2 of its 2 classes are others, the first is disc, not box. Give the dense detector"),
+        (("box", "[/red]"), (3, 8), "1 of its 2 classes are others, the first is [/red], not disc. Give"),
+        (("BOX ", "disc"), (1, 2), ""),
+        ((), (), ""),
+        ((), (3, 9), "1 of its 2 classes are others, the first is 9, not 8"),
+    ],
+)
+def test_a_teacher_of_other_classes_is_refused_and_names_count_before_ids(names, ids, line):
+    teacher = small_model()
+    teacher.info = ModelInfo(names, ids, 48, 64)
+    if not line:
+        Teacher(teacher, small_model())
+        return
+    with pytest.raises(UserError) as refusal:
+        Teacher(teacher, small_model())
+    assert line in str(refusal.value)
 
 
 def test_training_with_a_teacher_brings_the_answers_nearer_to_its_own(tmp_path):

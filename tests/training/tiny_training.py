@@ -31,7 +31,8 @@ def small_model(**options) -> Detector:
     torch.manual_seed(0)
     shape = {"hidden_dim": 16, "heads": 2, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 8}
     other = {"num_queries": 9, "backbone": "small", "num_classes": 2}
-    info = ModelInfo(tuple(CATEGORIES.values()), tuple(CATEGORIES), 48, 64)
+    of_data = options.get("num_classes", len(CATEGORIES)) == len(CATEGORIES)
+    info = ModelInfo(tuple(CATEGORIES.values()) if of_data else (), tuple(CATEGORIES) if of_data else (), 48, 64)
     return build_model("dn_detr", info=info, **{**shape, **other, **options})
 
 
