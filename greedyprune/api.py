@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from greedyprune.data.coco import CocoDetection
+from greedyprune.data.splits import open_split
 from greedyprune.data.transforms import eval_transform
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
