@@ -3,7 +3,6 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,9 +12,10 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import make_loader
 from greedyprune.errors import UserError
 from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
-from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.predict import AMP_DTYPES, predict_detections
-from greedyprune.evaluation.profile import count_flops, count_parameters, measure_latency
+from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters, measure_latency
+from greedyprune.evaluation.result import Costs, EvalResult
+from greedyprune.families.base import Family
 from greedyprune.models import Detector
 from greedyprune.models.deploy import deployed
 
@@ -38,59 +38,8 @@ def subset_ids(image_ids: Sequence[int], n: int, seed: int = 0) -> list[int]:
     return ids
 
 
-@dataclass(frozen=True)
-class EvalResult:
-    """What an evaluation measured, and on what.
-
-    Attributes:
-        accuracy: what `coco_ap` returns.
-        params: parameters of the model.
-        transformer_params: those of its Transformer.
-        flops: multiply-adds for one image of `image_size`.
-        transformer_flops: the Transformer's share of them.
-        latency_ms: what `measure_latency` returns; None when it was not measured.
-        device: where the model ran.
-        threads: CPU threads of PyTorch.
-        dtype: what the forward pass computed in.
-        images: number of images evaluated.
-        image_seed: seed that chose them; None: they are all of the data set's.
-        image_size: height and width, in pixels, for which multiply-adds and latency hold.
-        detections: what the model answered.
-    """
-
-    accuracy: dict[str, Any]
-    params: int
-    transformer_params: int
-    flops: int
-    transformer_flops: int
-    latency_ms: dict[str, float] | None
-    device: str
-    threads: int
-    dtype: str
-    images: int
-    image_seed: int | None
-    image_size: tuple[int, int]
-    detections: Detections = field(repr=False, compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `tools/eval.py --json` prints: finite numbers, text and null only."""
-        return {
-            **{name: self.accuracy[name] for name in (*AP_NAMES, *AR_NAMES, "per_class")},
-            "params": self.params,
-            "transformer_params": self.transformer_params,
-            "flops": self.flops,
-            "transformer_flops": self.transformer_flops,
-            "latency_ms": self.latency_ms,
-            "device": self.device,
-            "threads": self.threads,
-            "dtype": self.dtype,
-            "images": self.images,
-            "image_seed": self.image_seed,
-            "image_size": list(self.image_size),
-        }
-
-
 def evaluate(
+    family: Family,
     model: Detector,
     dataset: CocoDetection,
     *,
@@ -106,6 +55,7 @@ def evaluate(
     """Evaluate a detector on the device where it is, as it is `deployed`.
 
     Args:
+        family: of the detector.
         model: a detector.
         dataset: images with the evaluation transform.
         images: how many of them, chosen as by `subset_ids`; 0: all.
@@ -130,15 +80,15 @@ def evaluate(
     fast = deployed(model)
     found = predict_detections(fast, loader if progress is None else progress(loader), device, amp=amp)
     size = typical_size(dataset, chosen)
-    params, transformer_params = count_parameters(model)
-    flops, transformer_flops = count_flops(model, size)
+    params, flops = count_parameters(family, model), count_flops(family, fast, size)
+    latency = measure_latency(family, fast, size, runs=latency_runs, amp=amp) if latency_runs else {}
+    costs = {label: Costs(params[label], flops[label], latency.get(label)) for label in params}
+    accuracy = coco_ap(dataset.coco, found, chosen, backend)
     return EvalResult(
-        accuracy=coco_ap(dataset.coco, found, chosen, backend),
-        params=params,
-        transformer_params=transformer_params,
-        flops=flops,
-        transformer_flops=transformer_flops,
-        latency_ms=measure_latency(fast, size, runs=latency_runs, amp=amp) if latency_runs else None,
+        accuracy={name: accuracy[name] for name in (*AP_NAMES, *AR_NAMES)},
+        per_class=accuracy["per_class"],
+        cost=costs.pop(WHOLE),
+        parts=costs,
         device=describe_device(device),
         threads=torch.get_num_threads(),
         dtype=str(AMP_DTYPES.get(amp or "none", next(model.parameters()).dtype)).removeprefix("torch."),
