@@ -18,7 +18,9 @@ from greedyprune.cli import (
 )
 from greedyprune.evaluation.draw import draw_pairs
 from greedyprune.evaluation.evaluate import evaluate, subset_ids
-from greedyprune.report import print_evaluation, progress_bar
+from greedyprune.families.detr import DetrFamily
+from greedyprune.report.progress import progress_bar
+from greedyprune.report.tables import print_evaluation
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.draw is not None:
         args.draw.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is better known now
     result = evaluate(
+        DetrFamily(),
         model,
         dataset,
         images=args.eval_images,

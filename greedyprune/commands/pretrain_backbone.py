@@ -16,7 +16,7 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
 from greedyprune.models.backbone import BACKBONES, Backbone
-from greedyprune.report import progress_bar
+from greedyprune.report.progress import progress_bar
 from greedyprune.training.crops import LessonOptions, cut_crops, teach
 from greedyprune.training.flags import add_flags, from_flags
 

@@ -34,7 +34,7 @@ class EvalResult:
     """What an evaluation measured, and on what.
 
     Attributes:
-        accuracy: the twelve COCO numbers by their names (`AP_NAMES`, `AR_NAMES`); -1 where there was nothing to measure.
+        accuracy: the twelve COCO numbers by their names (`AP_NAMES`, `AR_NAMES`); -1 where nothing counts.
         per_class: category name -> AP.
         cost: of the whole detector.
         parts: label of a measured part -> its cost.
@@ -127,6 +127,4 @@ def _costs(told: Entries, prefix: str, place: str) -> Costs:
     if times is not None:
         entries = Entries(times, f"{place}: latency_ms")
         latency = Latency(*(entries.number(f"{prefix}{each.name}", AMOUNT) for each in fields(Latency)))
-    return Costs(
-        told.whole(f"{prefix}params", COUNT_OR_NONE), told.whole(f"{prefix}flops", COUNT_OR_NONE), latency
-    )
+    return Costs(told.whole(f"{prefix}params", COUNT_OR_NONE), told.whole(f"{prefix}flops", COUNT_OR_NONE), latency)
