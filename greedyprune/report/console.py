@@ -3,6 +3,8 @@
 from typing import TextIO
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 
 def open_console(file: TextIO | None = None) -> Console:
@@ -12,6 +14,13 @@ def open_console(file: TextIO | None = None) -> Console:
         file: where it writes; None: stdout.
     """
     return Console(file=file, markup=False, emoji=False, highlight=False)
+
+
+def add_columns(table: Table, name: str, *numbers: str) -> None:
+    """A column of names and columns of numbers; where a terminal is too narrow they take more lines: none is cut."""
+    table.add_column(Text(name), overflow="fold")
+    for each in numbers:
+        table.add_column(Text(each), justify="right", overflow="fold")
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -114,8 +114,7 @@ class SearchDisplay:
         self._trials = list(trials)
         self._print(f"dense: AP {baseline.full_map:.4f} on all images, {baseline.subset_map:.4f} on the subset; {aim}")
         if trials:
-            grown = self._finished()
-            done = f", {len(grown)} sites are done" if grown else ""
+            done = f", sites done: {len(grown)}" if (grown := self._finished()) else ""
             self._print(f"going on after {len(trials)} trial{'s' if len(trials) > 1 else ''}{done}")
 
     def doing(self, text: str) -> None:
@@ -163,7 +162,7 @@ class SearchDisplay:
             kept = f"{self._growth(trial.grown)}  {kept}"
             outcome, left = self._outcome(trial.grown), self._left()
         return (
-            f"{trial.phase:<6} {trial.step + 1:<3} {kept}   AP subset {trial.subset_map:.4f} full {full:<7}  "
+            f"{printable(trial.phase):<6} {trial.step + 1:<3} {kept}   AP subset {trial.subset_map:.4f} full {full:<7}  "
             f"{outcome:<5}   {self._gone()}{left}"
         )
 
@@ -234,7 +233,7 @@ class SearchDisplay:
             notes.pop()
         bar = bool(notes) and room - _cells(notes) >= TEXT + BAR + GAP
         text = Text(task.text)
-        text.truncate(room - _cells(notes) - (BAR + GAP if bar else 0), overflow="ellipsis")
+        text.truncate(max(0, room - _cells(notes) - (BAR + GAP if bar else 0)), overflow="ellipsis")
         cells: list[Text | ProgressBar] = [Text(gone), text, *map(Text, notes)]
         if bar:
             cells.insert(2, ProgressBar(task.total, task.done, BAR))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from rich.table import Table
 from rich.text import Text
 
-from greedyprune.report.console import count
+from greedyprune.report.console import add_columns, count
 from greedyprune.search.trial import Baseline, Trial
 from greedyprune.text import printable
 
@@ -115,9 +115,7 @@ class Front:
     def table(self) -> Table:
         """The trials of the front, by the numbers that `transplant --trial` takes."""
         table = Table(title="front", title_justify="left")
-        table.add_column("trial")
-        for column in (self.axis.name, "of dense", "AP", "change"):
-            table.add_column(column, justify="right")
+        add_columns(table, "trial", self.axis.name, "of dense", "AP", "change")
         for point in self.best:
             name = "dense" if point.phase is None else f"{point.trial} {printable(point.phase)}"
             share, change = f"{point.cost / self.dense.cost:.1%}", f"{point.ap - self.dense.ap:+.4f}"

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
@@ -56,7 +56,13 @@ def write_front(
 
 
 def draw_front(front: Front, target: float | None, title: str, phases: Mapping[str, type[Phase]]) -> Figure:
-    """AP against cost; see `write_front`."""
+    """AP against cost; see `write_front`.
+
+    Raises:
+        ValueError: a trial is of no such phase.
+    """
+    if unknown := {point.phase for point in front.points} - {None, *phases}:
+        raise ValueError(f"no phase is called {', '.join(map(repr, sorted(map(str, unknown))))}")
     figure = Figure(figsize=(SIZE[0] / DPI, SIZE[1] / DPI), dpi=DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -94,9 +100,10 @@ def _label(axes: Axes, front: Front, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(0.06)
     shares = axes.secondary_xaxis("top", functions=(_scaled(1 / dense), _scaled(dense)))
-    shares.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
+    shares.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g} %"))
     shares.tick_params(labelsize=11, length=0, labelcolor="0.4")
     shares.spines["top"].set_visible(False)
+    shares.set_xlabel("of what the dense model costs", fontsize=11, color="0.4")
 
 
 def _scaled(factor: float) -> Callable[[ArrayLike], ArrayLike]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES
 from greedyprune.evaluation.result import Costs, EvalResult
-from greedyprune.report.console import count, milliseconds, number, open_console
+from greedyprune.report.console import add_columns, count, milliseconds, number, open_console
 from greedyprune.report.result import Summary
 from greedyprune.sites import Site, Widths
 from greedyprune.text import printable
@@ -111,9 +111,7 @@ def site_rows(sites: Sequence[Site], widths: Widths) -> list[SiteRow]:
 def site_table(sites: Sequence[Site], widths: Widths) -> Table:
     """Per site its dense width, what it keeps, and the share; see `site_rows`."""
     table = Table(title="sites", title_justify="left")
-    table.add_column("site", overflow="fold")
-    for column in ("dense", "kept", "share"):
-        table.add_column(column, justify="right")
+    add_columns(table, "site", "dense", "kept", "share")
     for row in site_rows(sites, widths):
         kept = str(row.kept) if row.kept else "gone"
         table.add_row(_text(row.site), str(row.full), kept, f"{row.share:.0%}")
@@ -159,9 +157,7 @@ def comparison_table(summary: Summary) -> Table:
         f"{_images(summary.slim)}",
         caption_justify="left",
     )
-    table.add_column("", overflow="fold")
-    for column in ("dense", "slim", "change"):
-        table.add_column(column, justify="right")
+    add_columns(table, "", "dense", "slim", "change")
     above = ""
     for row in compared_rows(summary):
         name = f"  of the {row.of}" if row.of and above == row.quantity else row.quantity
@@ -185,7 +181,7 @@ def print_evaluation(result: EvalResult) -> None:
     height, width = result.image_size
     threads = f", {result.threads} thread{'s' if result.threads > 1 else ''}"
     where = printable(result.device, None) + (threads if result.device == "cpu" else "")
-    about = f"Cost of an image of {width} x {height} in the deployed form, {result.dtype} on {where}"
+    about = f"Cost of an image of {width} x {height}, {result.dtype} on {where}; multiply-adds and time deployed"
     console.print(about, cost_table(result), sep="\n")
 
 
@@ -221,9 +217,7 @@ def class_table(result: EvalResult, width: int = 80) -> Table:
 def cost_table(result: EvalResult) -> Table:
     """Parameters, multiply-adds and latency of the whole model and of its measured parts."""
     table = Table()
-    table.add_column("")
-    for label in ("model", *result.parts):
-        table.add_column(_text(label), justify="right")
+    add_columns(table, "", "model", *(printable(label, None) for label in result.parts))
     costs: Mapping[str, Callable[[Costs], str]] = {
         "parameters": lambda cost: count(cost.params),
         "multiply-adds": lambda cost: count(cost.flops),

@@ -88,7 +88,7 @@ def test_what_grows_is_told_with_its_site_round_and_width():
 def test_a_search_that_goes_on_says_after_what():
     display, file = log(sites=layered_sites())
     display.begin(BASELINE, [grown("first.attn", 0, 8, False), grown("first.attn", 1, 16, True)], "")
-    assert lines(file)[1] == "going on after 2 trials, 1 sites are done"
+    assert lines(file)[1] == "going on after 2 trials, sites done: 1"
 
 
 @pytest.mark.parametrize("kind", NAMES)

@@ -103,6 +103,11 @@ def test_any_text_is_drawn_letter_by_letter(tmp_path, recwarn):
         assert shown[kind] == NAMES[kind]
 
 
+def test_a_trial_of_no_known_phase_is_not_left_out_in_silence():
+    with pytest.raises(ValueError, match="no phase is called 'guess'"):
+        draw_front(front([trial(50, 0.5, "guess")]), None, "", PHASES)
+
+
 def test_the_users_matplotlib_is_left_alone_and_leaves_the_picture_alone(tmp_path):
     write_front(front(TRIALS), tmp_path / "before.png", 0.588)
     odd = {"figure.facecolor": "red", "text.usetex": True, "savefig.dpi": 30, "axes.formatter.use_mathtext": True}

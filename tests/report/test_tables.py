@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from greedyprune.evaluation.ap import unique_names
+from greedyprune.report.front import Front
 from greedyprune.report.result import SitesCost, Spent, Summary
 from greedyprune.report.tables import (
     class_table,
@@ -20,7 +21,7 @@ from greedyprune.report.tables import (
 )
 from greedyprune.sites import CountSite
 
-from ..helpers.made_up import NAMES, PLAIN, Price, evaluated, layered_sites, printed
+from ..helpers.made_up import BASELINE, NAMES, PLAIN, Price, evaluated, layered_sites, printed, trial
 
 WIDTHS = [40, 80, 120]
 
@@ -113,6 +114,12 @@ def test_sites_and_parts_of_any_name_break_no_table(kind, width):
         assert fits(printed(table, width), width)
     if kind in PLAIN:
         assert any(NAMES[kind] in line for line in printed(site_table([site], {}), console=Console()))
+
+
+def test_no_number_is_cut_on_a_narrow_terminal():
+    front = Front.of([trial(50, 0.5517)], BASELINE, Price())
+    for table in (comparison_table(summary()), site_table(layered_sites(), {}), front.table(), cost_table(evaluated())):
+        assert not any("…" in line for line in printed(table, 40))
 
 
 @pytest.mark.parametrize(
