@@ -162,8 +162,8 @@ class SearchDisplay:
             kept = f"{self._growth(trial.grown)}  {kept}"
             outcome, left = self._outcome(trial.grown), self._left()
         return (
-            f"{printable(trial.phase):<6} {trial.step + 1:<3} {kept}   AP subset {trial.subset_map:.4f} full {full:<7}  "
-            f"{outcome:<5}   {self._gone()}{left}"
+            f"{printable(trial.phase):<6} {trial.step + 1:<3} {kept}   "
+            f"AP subset {trial.subset_map:.4f} full {full:<7}  {outcome:<5}   {self._gone()}{left}"
         )
 
     def _growth(self, grown: Grown) -> str:
