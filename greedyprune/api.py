@@ -1,27 +1,26 @@
 """What people call: prune, evaluate, transplant, load and save, each in one call."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import nn
 
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.splits import open_split
 from greedyprune.data.transforms import eval_transform
-from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.families import family_of, family_of_file
 from greedyprune.families.base import Family
 from greedyprune.files import file_hash
 from greedyprune.pruning import transplant as transplanting
+from greedyprune.pruning.bench import NOTHING
+from greedyprune.pruning.watcher import Unwatched
 from greedyprune.report.front import Front
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases import SCHEDULES
-from greedyprune.search.search import Display, Search, best_trial, check_budget
+from greedyprune.search.search import Display, Search, best_trial, change_of, check_budget
 from greedyprune.search.setup import Chosen, Resources, open_workshop, searched_sites, settings_of
 from greedyprune.search.trial import Baseline, Trial
 from greedyprune.search.workshop import Workshop
@@ -57,12 +56,6 @@ class Result:
     baseline: Baseline
     front: Front
     path: Path
-
-
-class Told(Display, AbstractContextManager["Told"], Protocol):
-    """Who is told what a search does, while it runs."""
-
-    def progress(self, done: int, total: int) -> None: ...
 
 
 def load(path: str | Path) -> nn.Module:
@@ -106,7 +99,7 @@ def prune(
     study: str | None = None,
     output_dir: str | Path | None = None,
     resources: Resources | None = None,
-    told: Told | None = None,
+    display: Display | None = None,
     command: str = "",
 ) -> Result:
     """Search the least widths that hold the accuracy that is asked for, and make the slim model.
@@ -122,7 +115,7 @@ def prune(
         study: its name there; one database may hold several. Default: `prune-SCHEDULE`.
         output_dir: folder of the slim model. Default: that of the database's file, or `runs/prune`.
         resources: memory budget and processes.
-        told: who is told; None: nobody.
+        display: is told what is done; None: nobody is.
         command: what goes on with the study, for whoever comes with other options.
 
     Raises:
@@ -147,16 +140,18 @@ def prune(
         Study.open(str(db), name, settings, ranges=ranges, command=command) as state,
         autocast(device, options.amp, in_place=True),
     ):
-        workshop = open_workshop(family, module, sites, chosen, options, state, resources or Resources())
+        shown = display or _Silence()
+        taken = replace(resources or Resources(), watcher=shown)
+        workshop = open_workshop(family, module, sites, chosen, options, state, taken)
         check_budget(workshop.saving, sites, options)
-        return _searched(workshop, sites, options, state, folder / SLIM, told or _Silence())
+        return _searched(workshop, sites, options, state, folder / SLIM, shown)
 
 
 def _searched(
-    workshop: Workshop, sites: Sequence[Site], options: SearchOptions, state: Study, path: Path, told: Told
+    workshop: Workshop, sites: Sequence[Site], options: SearchOptions, state: Study, path: Path, display: Display
 ) -> Result:
     phases = SCHEDULES[options.schedule](options, sites)
-    trials = Search(phases, workshop, state, told).run()
+    trials = Search(phases, workshop, state, display).run()
     baseline = state.baseline()
     assert baseline is not None
     best = best_trial(trials)
@@ -174,7 +169,7 @@ def _slim(workshop: Workshop, trials: Sequence[Trial], best: Trial | None, state
     number = None if best is None else list(trials).index(best)
     if path.exists() and state.facts().get("slim") == {"trial": number, "sha256": file_hash(path)}:
         return family.load(path).to(next(dense.parameters()).device)
-    change = workshop.nothing if best is None else change_of(best, trials, workshop)
+    change = NOTHING if best is None else change_of(best, trials, workshop)
     slim = family.slim(dense, change)
     family.save(slim, path)
     state.set_fact("slim", {"trial": number, "sha256": file_hash(path)})
@@ -195,22 +190,9 @@ def _folder_of(db: str) -> Path:
     return Path("runs/prune") if "://" in db else Path(db).parent
 
 
-class _Silence:
+class _Silence(Unwatched):
     """Nobody is told anything."""
-
-    def __enter__(self) -> "_Silence":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
     def begin(self, baseline: Baseline, trials: Sequence[Trial], aim: str) -> None: ...
 
-    def doing(self, text: str) -> None: ...
-
     def tried(self, trial: Trial) -> None: ...
-
-    def progress(self, done: int, total: int) -> None: ...
-
-
-__all__ = ["Result", "Told", "load", "prune", "save", "transplant"]
-_ = (AbstractContextManager, asdict, torch, UserError)

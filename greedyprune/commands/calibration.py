@@ -10,7 +10,7 @@ from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
 from greedyprune.pruning.scorers import Given
 from greedyprune.pruning.sites import list_sites
-from greedyprune.report import progress_bar
+from greedyprune.report.progress import progress_bar
 from greedyprune.search.cutter import Cutter, Mending
 from greedyprune.search.images import Images, Room
 from greedyprune.search.lessons import Lessons

@@ -16,7 +16,8 @@ from greedyprune.commands.datasets import open_dataset
 from greedyprune.evaluation.draw import draw_pairs
 from greedyprune.evaluation.evaluate import evaluate, subset_ids
 from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE
-from greedyprune.report import print_evaluation, progress_bar
+from greedyprune.report.progress import progress_bar
+from greedyprune.report.tables import print_evaluation
 from greedyprune.text import file_path
 
 

@@ -15,7 +15,7 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import BACKBONES, Backbone
 from greedyprune.ranges import IMAGES_OR_NONE
-from greedyprune.report import progress_bar
+from greedyprune.report.progress import progress_bar
 from greedyprune.tensors import write_tensors
 from greedyprune.text import file_path
 from greedyprune.training.crops import LessonOptions, cut_crops, teach

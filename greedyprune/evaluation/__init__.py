@@ -3,13 +3,15 @@
 from greedyprune.evaluation.ap import coco_ap
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.draw import draw_detections, draw_pairs
-from greedyprune.evaluation.evaluate import EvalResult, evaluate, subset_ids
-from greedyprune.evaluation.predict import predict, predict_detections
+from greedyprune.evaluation.evaluate import evaluate, subset_ids
+from greedyprune.evaluation.predict import predict_detections
 from greedyprune.evaluation.profile import count_flops, count_parameters, measure_latency
+from greedyprune.evaluation.result import Costs, EvalResult
 from greedyprune.evaluation.vectorized import CocoEvaluator
 
 __all__ = [
     "CocoEvaluator",
+    "Costs",
     "Detections",
     "EvalResult",
     "coco_ap",
@@ -19,7 +21,6 @@ __all__ = [
     "draw_pairs",
     "evaluate",
     "measure_latency",
-    "predict",
     "predict_detections",
     "subset_ids",
 ]

@@ -3,10 +3,10 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import Subset
 
 from greedyprune.classes import map_labels
@@ -14,11 +14,10 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import make_loader
 from greedyprune.errors import UserError
 from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
-from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.predict import AMP_DTYPES, predict_detections
-from greedyprune.evaluation.profile import count_flops, count_parameters, measure_latency
-from greedyprune.models import Detector
-from greedyprune.models.deploy import deployed
+from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters, measure_latency
+from greedyprune.evaluation.result import Costs, EvalResult
+from greedyprune.families import family_of
 
 
 def subset_ids(image_ids: Sequence[int], n: int, seed: int = 0) -> list[int]:
@@ -39,60 +38,8 @@ def subset_ids(image_ids: Sequence[int], n: int, seed: int = 0) -> list[int]:
     return ids
 
 
-@dataclass(frozen=True)
-class EvalResult:
-    """What an evaluation measured, and on what.
-
-    Attributes:
-        accuracy: what `coco_ap` returns.
-        params: parameters of the model.
-        transformer_params: those of its Transformer.
-        flops: multiply-adds for one image of `image_size`.
-        transformer_flops: the Transformer's share of them.
-        latency_ms: what `measure_latency` returns; None when it was not measured.
-        device: where the model ran.
-        threads: CPU threads of PyTorch.
-        dtype: what the forward pass computed in.
-        images: number of images evaluated.
-        image_seed: seed that chose them; None: they are all of the data set's.
-        image_size: height and width, in pixels, for which multiply-adds and latency hold.
-        detections: what the model answered.
-    """
-
-    accuracy: dict[str, Any]
-    params: int
-    transformer_params: int
-    flops: int
-    transformer_flops: int
-    latency_ms: dict[str, float] | None
-    device: str
-    threads: int
-    dtype: str
-    images: int
-    image_seed: int | None
-    image_size: tuple[int, int]
-    detections: Detections = field(repr=False, compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `tools/eval.py --json` prints: finite numbers, text and null only."""
-        return {
-            **{name: self.accuracy[name] for name in (*AP_NAMES, *AR_NAMES, "per_class")},
-            "params": self.params,
-            "transformer_params": self.transformer_params,
-            "flops": self.flops,
-            "transformer_flops": self.transformer_flops,
-            "latency_ms": self.latency_ms,
-            "device": self.device,
-            "threads": self.threads,
-            "dtype": self.dtype,
-            "images": self.images,
-            "image_seed": self.image_seed,
-            "image_size": list(self.image_size),
-        }
-
-
 def evaluate(
-    model: Detector,
+    model: nn.Module,
     dataset: CocoDetection,
     *,
     images: int = 0,
@@ -107,7 +54,7 @@ def evaluate(
     """Evaluate a detector on the device where it is, as it is `deployed`.
 
     Args:
-        model: a detector.
+        model: a detector of a registered family.
         dataset: images with the evaluation transform.
         images: how many of them, chosen as by `subset_ids`; 0: all.
         seed: chooses the images.
@@ -122,25 +69,25 @@ def evaluate(
         UserError: the data set has no images, one of them cannot be read, or it has objects of classes that the model
             lacks.
     """
-    device = next(model.parameters()).device
+    family, device = family_of(model), next(model.parameters()).device
     chosen = subset_ids(dataset.image_ids, images, seed)
     size = typical_size(dataset, chosen)
     place = {image: index for index, image in enumerate(dataset.image_ids)}
     subset = Subset(dataset, [place[image] for image in chosen])
     loader: Iterable[Any] = make_loader(subset, batch_size, num_workers=num_workers)
-    fast = deployed(model)
-    categories = map_labels(model.classes, dataset.coco, dataset.root).categories
+    categories = map_labels(family.classes(model), dataset.coco, dataset.root).categories
     shown = loader if progress is None else progress(loader)
-    found = predict_detections(fast, shown, device, amp=amp, category_ids=categories)
-    params, transformer_params = count_parameters(model)
-    flops, transformer_flops = count_flops(model, size)
+    found = predict_detections(family, family.deployed(model), shown, amp=amp, category_ids=categories)
+    fast = family.deployed(model, size)  # the form that costs are of: for images of one size
+    params, flops = count_parameters(family, model), count_flops(family, fast, size)
+    latency = measure_latency(family, fast, size, runs=latency_runs, amp=amp) if latency_runs else {}
+    costs = {label: Costs(params[label], flops[label], latency.get(label)) for label in params}
+    accuracy = coco_ap(dataset.coco, found, chosen, backend)
     return EvalResult(
-        accuracy=coco_ap(dataset.coco, found, chosen, backend),
-        params=params,
-        transformer_params=transformer_params,
-        flops=flops,
-        transformer_flops=transformer_flops,
-        latency_ms=measure_latency(fast, size, runs=latency_runs, amp=amp) if latency_runs else None,
+        accuracy={name: accuracy[name] for name in (*AP_NAMES, *AR_NAMES)},
+        per_class=accuracy["per_class"],
+        cost=costs.pop(WHOLE),
+        parts=costs,
         device=describe_device(device),
         threads=torch.get_num_threads(),
         dtype=str(AMP_DTYPES.get(amp or "none", next(model.parameters()).dtype)).removeprefix("torch."),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from greedyprune.errors import UserError
 from greedyprune.evaluation.detections import Detections
-from greedyprune.models import Detector, postprocess
+from greedyprune.families.base import Family
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,44 +46,32 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def predict_detections(
-    model: Detector,
+    family: Family,
+    model: nn.Module,
     loader: Iterable[Batch],
-    device: torch.device | str = "cpu",
     top_k: int = 100,
     amp: str | None = None,
-    category_ids: Sequence[int | None] | None = None,
+    category_ids: Sequence[int | None] = (),
 ) -> Detections:
-    """Run a detector over a loader.
+    """Run a detector over a loader, on the device where it is.
 
     Args:
-        model: a detector on `device`.
+        family: of the detector.
+        model: the detector.
         loader: batches of normalised images `[3, h, w]` and targets with `image_id` and `size` (height, width of the
             original image in pixels).
-        device: where the model is.
-        top_k: best (query, class) pairs for each image.
+        top_k: detections for each image, at most.
         amp: see `autocast`.
-        category_ids: of every label; of labels without one, detections are left out. None: the model's own.
+        category_ids: of every label; of labels without one, detections are left out. Empty: labels are the ids.
 
     Returns:
         Detections in the original images' pixels, in the loader's order, best score first within an image.
     """
-    categories = model.info.category_ids if category_ids is None else category_ids
     parts = []
-    with evaluating(model), autocast(device, amp):
+    with evaluating(model), autocast(next(model.parameters()).device, amp):
         for images, targets in loader:
-            answer = model([image.to(device, non_blocking=True) for image in images], last_only=True)
-            results = postprocess(answer, torch.stack([target["size"] for target in targets]), top_k)
+            answer = family.answer(model, family.inputs(model, images), last_only=True)
+            results = family.detections(model, answer, torch.stack([target["size"] for target in targets]), top_k)
             image_ids = [int(target["image_id"]) for target in targets]
-            parts.append(Detections.from_results(results, image_ids, categories))
+            parts.append(Detections.from_results(results, image_ids, category_ids))
     return Detections.concat(parts)
-
-
-def predict(
-    model: Detector,
-    loader: Iterable[Batch],
-    device: torch.device | str = "cpu",
-    top_k: int = 100,
-    amp: str | None = None,
-) -> list[dict[str, Any]]:
-    """`predict_detections` as COCO result rows."""
-    return predict_detections(model, loader, device, top_k, amp).rows()

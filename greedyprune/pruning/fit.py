@@ -7,13 +7,21 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
+from greedyprune.pruning.watcher import UNWATCHED, Watcher
+
 BETAS = (0.9, 0.99)
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 FIRST = 0.04  # of the highest learning rate is the first one
 FULL = 400  # steps; fewer leave no time to make good what large ones break
 
 
-def fit(parameters: Sequence[nn.Parameter], losses: Iterator[Tensor], steps: int, rate: float) -> None:
+def fit(
+    parameters: Sequence[nn.Parameter],
+    losses: Iterator[Tensor],
+    steps: int,
+    rate: float,
+    watcher: Watcher = UNWATCHED,
+) -> None:
     """Train parameters in place.
 
     Args:
@@ -21,6 +29,7 @@ def fit(parameters: Sequence[nn.Parameter], losses: Iterator[Tensor], steps: int
         losses: makes each step's loss when it is asked for it, with the weights as they are then.
         steps: how many.
         rate: the highest learning rate; in proportion less where there are fewer than `FULL` steps.
+        watcher: is told of every step, with its loss.
     """
     if not steps or not parameters:
         return
@@ -30,11 +39,12 @@ def fit(parameters: Sequence[nn.Parameter], losses: Iterator[Tensor], steps: int
     for parameter in parameters:
         parameter.requires_grad_(True)
     with torch.enable_grad():
-        for loss in islice(losses, steps):
+        for done, loss in enumerate(islice(losses, steps), start=1):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+            watcher.progress(done, steps, loss.detach())
     for parameter in parameters:
         parameter.requires_grad_(False)
         parameter.grad = None

@@ -1,6 +1,6 @@
 """Mending of a slim model part by part: each gives again what the dense one's part gives."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,6 +14,7 @@ from greedyprune.pruning.marked import Call
 from greedyprune.pruning.replay import INPUTS, Replay, Tape
 from greedyprune.pruning.shelf import Shelf
 from greedyprune.pruning.tree import tensors_in
+from greedyprune.pruning.watcher import UNWATCHED, Watcher
 from greedyprune.sites.change import Pairing
 
 RATE = 2e-3  # of Adam, for a chained block
@@ -67,7 +68,7 @@ def mend_chain(
     theirs: Shelf[Tape],
     own: Shelf[Tape],
     steps: int,
-    tell: Callable[[str], None],
+    watcher: Watcher = UNWATCHED,
 ) -> None:
     """Train block after block, in place: of what the mended ones before it give, it makes what the dense one gives.
 
@@ -79,7 +80,7 @@ def mend_chain(
         theirs: batches of images before the first block in the dense model; afterwards they are after the last one.
         own: the same in the slim model.
         steps: of one batch each, for every block.
-        tell: is told which one learns.
+        watcher: is told which one learns, and how far it is.
     """
     for block in blocks:
         end: Call = (block.ends, 0)
@@ -91,9 +92,9 @@ def mend_chain(
             error = aim.error(block.ends, own[0].values[INPUTS], first, wanted.values[end])
             power = tensors_in(wanted.values[end])[0].square().mean()
         if error > NOISE * power:
-            tell(f"mending {block.label}")
+            watcher.doing(f"mending {block.label}")
             losses = _losses(aim, slim, own, theirs, end)
-            fit(parameters_of(slim.model, block.learns), losses, steps, RATE)
+            fit(parameters_of(slim.model, block.learns), losses, steps, RATE, watcher)
         own.replace(lambda tape, end=end: slim.forwarded(tape, end, after=True))
 
 
@@ -103,7 +104,13 @@ def _losses(aim: Aim, slim: Replay, own: Shelf[Tape], theirs: Shelf[Tape], end: 
 
 
 def mend_singles(
-    aim: Aim, blocks: Sequence[Block], dense: nn.Module, slim: nn.Module, images: Iterable[Batch], steps: int
+    aim: Aim,
+    blocks: Sequence[Block],
+    dense: nn.Module,
+    slim: nn.Module,
+    images: Iterable[Batch],
+    steps: int,
+    watcher: Watcher = UNWATCHED,
 ) -> None:
     """Train blocks that are one module each, in place: each makes the dense one's output of the dense one's input.
 
@@ -116,6 +123,7 @@ def mend_singles(
         slim: the slim one, none of whose parameters takes gradients.
         images: endless batches of images.
         steps: of one batch each.
+        watcher: is told how far it is.
     """
     family = aim.family
     cut = [b for b in blocks if _shapes(dense.get_submodule(b.ends)) != _shapes(slim.get_submodule(b.ends))]
@@ -145,7 +153,7 @@ def mend_singles(
             handle = fast.get_submodule(block.ends).register_forward_hook(watch, with_kwargs=True)
             stack.callback(handle.remove)
         learning = parameters_of(slim, [module for block in cut for module in block.learns])
-        fit(learning, losses(), steps, SINGLE_RATE)
+        fit(learning, losses(), steps, SINGLE_RATE, watcher)
 
 
 def _shapes(module: nn.Module) -> list[torch.Size]:

@@ -24,6 +24,7 @@ from greedyprune.pruning.marked import Call, Missing
 from greedyprune.pruning.pairing import counterpart
 from greedyprune.pruning.replay import INPUTS, Order, Replay, Tape
 from greedyprune.pruning.shelf import Shelf, Store
+from greedyprune.pruning.watcher import UNWATCHED, Watcher
 from greedyprune.sites import Change
 
 RATE = 3e-4  # of Adam, for all weights together
@@ -56,7 +57,7 @@ class Mender:
         slim: a copy of it with a change put on it, in eval mode.
         change: the change.
         steps: of one batch each, for all weights together; before them each block has half as many.
-        tell: is told what takes time.
+        watcher: is told what takes time, and how far it is.
         room: bytes of memory for what is kept of the images; the rest goes to temporary files.
     """
 
@@ -67,10 +68,10 @@ class Mender:
         slim: nn.Module,
         change: Change,
         steps: int,
-        tell: Callable[[str], None] = lambda text: None,
+        watcher: Watcher = UNWATCHED,
         room: int = sys.maxsize,
     ) -> None:
-        self.family, self.model, self.steps, self.tell, self.room = family, slim, steps, tell, room
+        self.family, self.model, self.steps, self.watcher, self.room = family, slim, steps, watcher, room
         self.pairing = change.pairing
         self.dense, self.slim = (Replay(model, _asker(family, model)) for model in (dense, slim))
         self.aim = Aim(family, slim, change.pairing)
@@ -112,8 +113,8 @@ class Mender:
         family, dense, slim = self.family, self.dense.model, self.model
         with Store(self.room) as store, still(self.model):
             if self.singles:
-                self.tell("mending blocks by themselves")
-                mend_singles(self.aim, self.singles, dense, slim, images, self.steps // 2)
+                self.watcher.doing("mending blocks by themselves")
+                mend_singles(self.aim, self.singles, dense, slim, images, self.steps // 2, self.watcher)
             first = next(iter(images))
             if self.chain:
                 order = Order(slim, self.slim.forward, family.inputs(slim, first))
@@ -166,12 +167,12 @@ class Mender:
         return ended
 
     def _chained(self, theirs: Shelf[Tape], own: Shelf[Tape]) -> None:
-        mend_chain(self.aim, self.chain, self.dense, self.slim, theirs, own, self.steps // 2, self.tell)
+        mend_chain(self.aim, self.chain, self.dense, self.slim, theirs, own, self.steps // 2, self.watcher)
 
     def _together(self, names: list[str], lessons: Iterator[Lesson]) -> list[str]:
-        self.tell(f"mending all together, {self.steps} steps")
+        self.watcher.doing("mending all together")
         parameters = dict(self.model.named_parameters())
-        fit([parameters[name] for name in names], map(self._loss, lessons), self.steps, RATE)
+        fit([parameters[name] for name in names], map(self._loss, lessons), self.steps, RATE, self.watcher)
         return names
 
     def _loss(self, lesson: Lesson) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from greedyprune.errors import UserError
 from greedyprune.pruning.damage import width_grid
+from greedyprune.pruning.watcher import Watcher
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases import PHASES, Ask, Phase, Story
@@ -28,12 +29,10 @@ class Store(Facts, Protocol):
     def set_baseline(self, baseline: Baseline) -> None: ...
 
 
-class Display(Protocol):
+class Display(Watcher, Protocol):
     """What is told while a search runs."""
 
     def begin(self, baseline: Baseline, trials: Sequence[Trial], aim: str) -> None: ...
-
-    def doing(self, text: str) -> None: ...
 
     def tried(self, trial: Trial) -> None: ...
 

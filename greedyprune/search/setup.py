@@ -18,6 +18,7 @@ from greedyprune.families.base import Family
 from greedyprune.pruning.bench import Activations, Bench, Room
 from greedyprune.pruning.cutter import Cutter
 from greedyprune.pruning.scorers import given
+from greedyprune.pruning.watcher import UNWATCHED, Watcher
 from greedyprune.search.cost import CostModel
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.latency import LatencyTable, measure_sites
@@ -39,15 +40,13 @@ class Resources:
         cache_gb: memory budget of cached activations.
         num_workers: processes that decode images.
         progress: from a text to a wrapper of loaders that shows a bar.
-        doing: is told what takes time.
-        mended: is told of every step of mending, and of how many.
+        watcher: is told what takes time.
     """
 
     cache_gb: float = 8.0
     num_workers: int = 0
     progress: Progress = lambda text: lambda loader: loader
-    doing: Callable[[str], None] = lambda text: None
-    mended: Callable[[int, int], None] = lambda step, steps: None
+    watcher: Watcher = UNWATCHED
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ def open_workshop(
         options,
         facts,
         _material(bench, chosen, options, room, resources) if options.mends else None,
-        resources,
+        resources.watcher,
     )
 
 

@@ -12,6 +12,7 @@ from greedyprune.pruning.cutter import Cutter
 from greedyprune.pruning.damage import DamageTable, divergence, width_grid
 from greedyprune.pruning.layerwise import Batch
 from greedyprune.pruning.mend import Mender
+from greedyprune.pruning.watcher import Watcher
 from greedyprune.search.evaluator import Evaluator, last_answers
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.saving import Saving
@@ -46,16 +47,6 @@ class Material:
     room: Room
 
 
-class Telling(Protocol):
-    """Who is told what takes time, and how far mending is."""
-
-    @property
-    def doing(self) -> Callable[[str], None]: ...
-
-    @property
-    def mended(self) -> Callable[[int, int], None]: ...
-
-
 class Workshop:
     """What phases work with.
 
@@ -68,7 +59,7 @@ class Workshop:
         options: the search's.
         facts: where measurements are kept.
         material: what slim models are mended with; None: none is.
-        telling: is told what takes time.
+        watcher: is told what takes time.
     """
 
     def __init__(
@@ -81,10 +72,10 @@ class Workshop:
         options: SearchOptions,
         facts: Facts,
         material: Material | None,
-        telling: Telling,
+        watcher: Watcher,
     ) -> None:
         self.model, self.scoring, self.cutter, self.evaluator = model, scoring, cutter, evaluator
-        self.saving, self.options, self.material, self._telling = saving, options, material, telling
+        self.saving, self.options, self.material, self.watcher = saving, options, material, watcher
         self._facts = facts
         self._dense: list[Answer] | None = None
         self._mended: tuple[Widths, Change] | None = None
@@ -99,7 +90,7 @@ class Workshop:
 
     def doing(self, text: str) -> None:
         """Tell what takes time."""
-        self._telling.doing(text)
+        self.watcher.doing(text)
 
     def share(self, widths: Widths) -> float:
         """Share of the sites' dense cost that widths have."""
@@ -174,7 +165,8 @@ class Workshop:
         if not change:
             return change
         slim = bench.family.slim(bench.model, change)
-        mender = Mender(bench.family, bench.model, slim, change, self.options.mend.steps, self.doing, material.room.spare)
+        steps, room = self.options.mend.steps, material.room.spare
+        mender = Mender(bench.family, bench.model, slim, change, steps, self.watcher, room)
         if bench.before(bench.felt(change), bench.mended_from):
             learned = mender.on_images(material.endless, material.keep)
         else:

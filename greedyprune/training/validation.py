@@ -13,6 +13,7 @@ from greedyprune.evaluation.ap import coco_ap
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.evaluation.predict import predict_detections
+from greedyprune.families import family_of
 from greedyprune.models import Detector
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World
@@ -46,7 +47,7 @@ class Validation:
         """
         loader: Iterable[Any] = self.loader if progress is None else progress(self.loader)
         categories = map_labels(model.classes, self.dataset.coco, self.dataset.root).categories
-        parts = self.world.gather(predict_detections(model, loader, self.world.device, category_ids=categories))
+        parts = self.world.gather(predict_detections(family_of(model), model, loader, category_ids=categories))
         if not self.world.main:
             return None
         found = Detections.concat(parts)

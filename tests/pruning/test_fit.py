@@ -1,11 +1,13 @@
 """The learning rate of a fit goes up and down once, however few steps there are."""
 
 from collections.abc import Iterator
+from typing import SupportsFloat
 
 import pytest
 import torch
 
 from greedyprune.pruning.fit import fit, one_cycle
+from greedyprune.pruning.watcher import Unwatched
 
 
 @pytest.mark.parametrize("steps", [40, 300, 1200])
@@ -35,3 +37,17 @@ def test_any_number_of_steps_learns(steps: int) -> None:
     fit([weight], losses(), steps, 0.5)
     assert weight.abs().max() < 1
     assert not weight.requires_grad
+
+
+def test_every_step_is_told_with_its_loss() -> None:
+    told = []
+
+    class Told(Unwatched):
+        def progress(self, done: int, total: int, loss: SupportsFloat | None = None) -> None:
+            assert loss is not None
+            told.append((done, total, float(loss)))
+
+    weight = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    fit([weight], (weight.square().sum() for _ in range(100)), 20, 0.1, Told())
+    assert [(done, total) for done, total, _ in told] == [(step, 20) for step in range(1, 21)]
+    assert told[0][2] == 3.0 > told[-1][2]
