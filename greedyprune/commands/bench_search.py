@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from greedyprune.cli import Parser, add_device_arguments, open_device, whole_number
+from greedyprune.cli import Parser, add_device_arguments, open_device
 from greedyprune.errors import UserError
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.evaluate import describe_device
@@ -31,6 +31,7 @@ from greedyprune.pruning.score import candidate_losses, grown_site
 from greedyprune.pruning.scorers import Given, make_cuts
 from greedyprune.pruning.scorers.exact import SCORING_IMAGES, candidate_count
 from greedyprune.pruning.sites import Site, list_sites
+from greedyprune.ranges import COUNT, COUNT_OR_NONE, Range
 
 T = TypeVar("T")
 
@@ -39,6 +40,8 @@ VAL_IMAGES = 5_000  # of COCO val2017
 CLASSES = 91  # COCO's largest category id and one
 OBJECTS = 7  # in an image of COCO, on average
 DETECTIONS = 100  # of an image
+CANDIDATES = Range(int, 2, 256)  # two are told apart, and every one is a channel of its own of the narrowest site
+PIXELS = Range(int, 32, 65_535)
 
 
 @dataclass(frozen=True)
@@ -339,20 +342,20 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=tuple(MODELS), default="dn_detr", help="which detector")
     parser.add_argument("--backbone", default="resnet50", help="its backbone")
     parser.add_argument(
-        "--layer", type=whole_number(0), default=0, metavar="N", help="layer of the sites; 0 is the hardest"
+        "--layer", type=COUNT_OR_NONE.parse, default=0, metavar="N", help="layer of the sites; 0 is the hardest"
     )
-    parser.add_argument("--images", type=whole_number(1), default=1, metavar="N", help="images at once")
-    parser.add_argument("--candidates", type=whole_number(2), default=4, metavar="N", help="measured at every site")
+    parser.add_argument("--images", type=COUNT.parse, default=1, metavar="N", help="images at once")
+    parser.add_argument("--candidates", type=CANDIDATES.parse, default=4, metavar="N", help="measured at every site")
     size = parser.add_argument_group("image size")
-    size.add_argument("--height", type=whole_number(32), default=800, metavar="N", help="pixels")
-    size.add_argument("--width", type=whole_number(32), default=1066, metavar="N", help="pixels")
+    size.add_argument("--height", type=PIXELS.parse, default=800, metavar="N", help="pixels")
+    size.add_argument("--width", type=PIXELS.parse, default=1066, metavar="N", help="pixels")
     parser.add_argument(
-        "--ap_images", type=whole_number(1), default=1000, metavar="N", help="images on which COCO's AP is timed"
+        "--ap_images", type=COUNT.parse, default=1000, metavar="N", help="images on which COCO's AP is timed"
     )
     parser.add_argument(
-        "--evaluations", type=whole_number(1), default=30, metavar="N", help="of a search with the closed form, assumed"
+        "--evaluations", type=COUNT.parse, default=30, metavar="N", help="of a search with the closed form, assumed"
     )
-    add_device_arguments(parser)
+    add_device_arguments(parser, amp=False)
     return parser
 
 

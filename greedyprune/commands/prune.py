@@ -15,6 +15,8 @@ from rich.console import Console
 from greedyprune.cfgs import parse_cfgs
 from greedyprune.cli import DEMO_MODEL, open_dataset, open_model
 from greedyprune.commands.calibration import calibration_ids, open_cutter, scoring_ids
+from greedyprune.commands.needs import check_needs, parse_given
+from greedyprune.commands.prune_needs import NEEDS
 from greedyprune.commands.prune_options import global_options, parser, schedule_options
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
@@ -107,7 +109,8 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     Raises:
         UserError: the model, the data or the database cannot be used, or the study belongs to another search.
     """
-    args = parser(schedule).parse_args(argv)
+    args, given = parse_given(parser(schedule), argv)
+    check_needs(args, given, NEEDS)
     model = open_model(args)
     if args.model and args.model != model_name(model):
         raise UserError(
@@ -128,11 +131,11 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
         "amp": args.amp,
         "weights": weights_hash(model),
     }
-    name = args.study or f"prune-{args.schedule}"
+    name = f"prune-{args.schedule}" if args.study is None else args.study
     command = shlex.join(["python", *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
     cost = CostModel(model, typical_size(images.val, images.full), args.prune)
     steps = {site.name: (site.width, options.step(site.kind)) for site in list_sites(model, args.prune)}
-    db = args.db or str(args.output_dir / "prune.db")
+    db = str(args.output_dir / "prune.db") if args.db is None else args.db
     slim_path = args.output_dir / "slim.safetensors"
     with Study.open(db, name, settings, sites=steps, command_hint=command) as study:
         result = study.result()

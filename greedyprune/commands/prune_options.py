@@ -11,21 +11,31 @@ from greedyprune.cli import (
     add_data_arguments,
     add_device_arguments,
     add_model_arguments,
-    whole_number,
 )
 from greedyprune.data.transforms import AUGMENTATIONS
 from greedyprune.errors import UserError
 from greedyprune.models import MODELS
 from greedyprune.pruning.schedule import SCHEDULES, KindOptions, ScheduleOptions
 from greedyprune.pruning.scorers import SCORERS
-from greedyprune.search.steps import COSTS, SAMPLERS, GlobalOptions
+from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE_BELOW_ONE, Range
+from greedyprune.search.steps import BUDGET, COSTS, SAMPLERS, GlobalOptions
 
 _NAMES = {"flops": "multiply-adds", "params": "parameters", "latency": "measured latency"}
-# Settings of a kind of sites: type, default for attention and for FFN, and what it is.
-_OF_KIND: dict[str, tuple[type, Any, Any, str]] = {
-    "map_tol": (float, 0.02, 0.02, "share of the AP that may be lost; gp, modular: of a site's target AP"),
-    "skip_eval_converge": (float, None, None, "no full evaluation while the subset's AP is below (1 - this) x target"),
-    "num_evaluate": (int, 32, 96, "gp, modular: candidates scored in a round, channels or whole heads, drawn; 0: all"),
+# Settings of a kind of sites: range, default for attention and for FFN, and what it is.
+_OF_KIND: dict[str, tuple[Range, Any, Any, str]] = {
+    "map_tol": (SHARE_BELOW_ONE, 0.02, 0.02, "share of the AP that may be lost; gp, modular: of a site's target AP"),
+    "skip_eval_converge": (
+        SHARE_BELOW_ONE,
+        None,
+        None,
+        "no full evaluation while the subset's AP is below (1 - this) x target",
+    ),
+    "num_evaluate": (
+        COUNT_OR_NONE,
+        32,
+        96,
+        "gp, modular: candidates scored in a round, channels or whole heads, drawn; 0: all",
+    ),
 }
 
 
@@ -56,10 +66,10 @@ def parser(schedule: str) -> argparse.ArgumentParser:
         default = attn if attn == ffn else f"{attn} for attention, {ffn} for FFN"
         if default is None:
             default = "map_tol, so that the subset is given the same tolerance; modular: 0"
-        group.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} (default: {default})")
+        group.add_argument(f"--{name}", type=kind.parse, metavar="X", help=f"{text} (default: {default})")
     for name, (kind, *_) in _OF_KIND.items():
         for part in ("attn", "ffn"):
-            group.add_argument(f"--{part}.{name}", type=kind, metavar="X", help=f"--{name} of {part} sites alone")
+            group.add_argument(f"--{part}.{name}", type=kind.parse, metavar="X", help=f"--{name} of {part} sites alone")
     group.add_argument(
         "--whole_heads",
         action="store_true",
@@ -67,25 +77,27 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--attn_step",
-        type=whole_number(1),
+        type=COUNT.parse,
         default=1,
         metavar="N",
         help="channels of every head that a width changes by; with --whole_heads: heads",
     )
     group.add_argument(
-        "--ffn_step", type=whole_number(1), default=32, metavar="N", help="channels of an FFN that its width changes by"
+        "--ffn_step", type=COUNT.parse, default=32, metavar="N", help="channels of an FFN that its width changes by"
     )
     group.add_argument(
-        "--conv_step", type=whole_number(1), default=16, metavar="N", help="channels that a backbone width changes by"
+        "--conv_step", type=COUNT.parse, default=16, metavar="N", help="channels that a backbone width changes by"
     )
     group.add_argument(
         "--site_decay",
-        type=float,
+        type=SHARE_BELOW_ONE.parse,
         default=0.0112,
         metavar="X",
         help="gp: the target falls by this share of the dense AP a site (published: 0.5 points at 44.6)",
     )
-    group.add_argument("--seed", type=int, default=0, help="draws the candidates, the subset and the scoring images")
+    group.add_argument(
+        "--seed", type=SEED.parse, default=0, help="draws the candidates, the subset and the scoring images"
+    )
     group = parser.add_argument_group("global")
     group.add_argument(
         "--prune",
@@ -96,7 +108,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     for cost in COSTS:
         group.add_argument(
             f"--target_{cost}",
-            type=float,
+            type=BUDGET.parse,
             metavar="SHARE",
             help=f"the best AP with this share of the dense model's {_NAMES[cost]}, instead of the least for --map_tol",
         )
@@ -116,13 +128,13 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--rounds",
-        type=whole_number(0),
+        type=COUNT_OR_NONE.parse,
         metavar="N",
         help="moves of channels between sites, at most (default: 0; without mending 6)",
     )
     group.add_argument(
         "--mend_steps",
-        type=whole_number(0),
+        type=COUNT_OR_NONE.parse,
         default=1100,
         metavar="N",
         help="steps that mend a narrower model on training images, without labels; 0: the closed form alone "
@@ -130,14 +142,14 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--mends",
-        type=whole_number(0),
+        type=COUNT_OR_NONE.parse,
         default=1,
         metavar="N",
         help="mended models that are to hold, each narrower than the last (default: 1)",
     )
     group.add_argument(
         "--pareto",
-        type=whole_number(0),
+        type=COUNT_OR_NONE.parse,
         nargs="?",
         const=8,
         default=0,
@@ -147,7 +159,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--refine",
-        type=whole_number(0),
+        type=COUNT_OR_NONE.parse,
         default=0,
         metavar="N",
         help="after those, evaluate N proposals of one of Optuna's samplers, which is told every unmended trial before",
@@ -162,24 +174,24 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     group = parser.add_argument_group("images")
     group.add_argument(
         "--eval_images",
-        type=whole_number(0),
+        type=COUNT_OR_NONE.parse,
         default=0,
         metavar="N",
         help="validation images of a full evaluation; 0: all",
     )
     group.add_argument(
-        "--subset_images", type=whole_number(1), default=100, metavar="N", help="those of the subset evaluation"
+        "--subset_images", type=COUNT.parse, default=100, metavar="N", help="those of the subset evaluation"
     )
     group.add_argument(
         "--score_images",
-        type=whole_number(1),
+        type=COUNT.parse,
         metavar="N",
         help="training images that tell candidates or damage apart (default: 64; gp, modular: 16)",
     )
     add_cache_argument(group)
     group.add_argument(
         "--calib_images",
-        type=whole_number(1),
+        type=COUNT.parse,
         default=200,
         metavar="N",
         help="global: other training images, of the closed form's statistics",
@@ -204,7 +216,7 @@ def add_mending_images(group: Any) -> None:
     """`--mend_images` and `--mend_augment`."""
     group.add_argument(
         "--mend_images",
-        type=whole_number(0),
+        type=COUNT_OR_NONE.parse,
         default=2000,
         metavar="N",
         help="training images to mend with, whose tokens are kept; 0: all",
@@ -222,7 +234,7 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
     """The global schedule that the arguments describe; see `schedule_options`.
 
     Raises:
-        UserError: a value out of range, two budgets, or an option of another schedule.
+        UserError: a value out of range, or two budgets.
     """
     budgets = {cost: getattr(args, f"target_{cost}") for cost in COSTS}
     given = [cost for cost, budget in budgets.items() if budget is not None]
@@ -230,12 +242,6 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
         raise UserError(f"--target_{given[0]} and --target_{given[1]} are two budgets; give one of them")
     if given and args.cost not in (None, given[0]):
         raise UserError(f"--target_{given[0]} and --cost {args.cost} name two costs; leave out --cost")
-    for name in _OF_KIND:
-        for part in ("attn", "ffn"):
-            if getattr(args, f"{part}.{name}") is not None:
-                raise UserError(f"--{part}.{name} is for --schedule gp and modular; global has one --{name} for all")
-    if args.prune != "transformer" and args.scorer not in (None, "basis", "select"):
-        raise UserError(f"--scorer {args.scorer} is of the Transformer alone; with --prune {args.prune} give basis")
     cost = given[0] if given else args.cost or "flops"
     map_tol = 0.02 if args.map_tol is None else args.map_tol
     return GlobalOptions(
@@ -267,15 +273,8 @@ def schedule_options(args: argparse.Namespace, grain: int) -> ScheduleOptions:
             whole heads.
 
     Raises:
-        UserError: a value out of range, or an option of another schedule.
+        UserError: a value out of range.
     """
-    if args.scorer not in (None, "exact"):
-        raise UserError(f"--schedule {args.schedule} grows sites by the exact score; --scorer is for --schedule global")
-    for name in ("pareto", "refine"):
-        if getattr(args, name):
-            raise UserError(f"--schedule {args.schedule} ends with one model; --{name} is for --schedule global")
-    if args.prune != "transformer":
-        raise UserError(f"--schedule {args.schedule} prunes the Transformer; --prune is for --schedule global")
     kinds = {}
     for part, step in (("attn", args.attn_step * grain), ("ffn", args.ffn_step)):
         values: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from greedyprune.cli import (
     add_device_arguments,
     open_dataset,
     open_device,
-    share,
-    whole_number,
 )
 from greedyprune.commands.calibration import open_cutter, scoring_ids
+from greedyprune.commands.needs import Need, Needs, check_needs, parse_given
 from greedyprune.commands.prune import weights_hash
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
@@ -25,6 +24,7 @@ from greedyprune.models import Detector, load_model, read_checkpoint, save_check
 from greedyprune.models.published import search_masks
 from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
 from greedyprune.pruning.transplant import transplant
+from greedyprune.ranges import COUNT_OR_NONE, SHARE
 from greedyprune.search.display import ProposalDisplay
 from greedyprune.search.images import Room
 from greedyprune.search.record import Proposal, Record, growths
@@ -32,6 +32,7 @@ from greedyprune.search.steps import best_record, share_of
 from greedyprune.search.study import load_result
 
 DEFAULT_DB = Path("runs/prune/prune.db")
+_SOURCES = {"cfgs": "--cfgs gives the widths", "masks": "a published search-time checkpoint says itself what survives"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,11 +60,11 @@ def parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group(
         "another trial of a global search than its best", "it is cut again, from the same calibration images"
     )
-    group.add_argument("--trial", type=whole_number(0), metavar="N", help="by its number in the database")
-    group.add_argument("--map_tol", type=share, metavar="X", help="the cheapest that loses no more of the AP")
+    group.add_argument("--trial", type=COUNT_OR_NONE.parse, metavar="N", help="by its number in the database")
+    group.add_argument("--map_tol", type=SHARE.parse, metavar="X", help="the cheapest that loses no more of the AP")
     group.add_argument(
         "--target_flops",
-        type=share,
+        type=SHARE.parse,
         metavar="SHARE",
         help="the one of highest AP with at most this share of the dense multiply-adds",
     )
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         "--coco_path", type=Path, metavar="DIR", help="data set of the search (default: the embedded demo data set)"
     )
     add_cache_argument(group)
-    add_device_arguments(parser)
+    add_device_arguments(parser, amp=False)
     parser.add_argument(
         "--output", type=Path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
     )
@@ -82,19 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Transplant as the arguments say.
 
     Raises:
-        UserError: the checkpoint, the study or the widths cannot be used.
+        UserError: the checkpoint, the study or the widths cannot be used, or an option does nothing with them.
     """
-    args = parser().parse_args(argv)
+    args, given = parse_given(parser(), argv)
     if args.cfgs is not None and args.db is not None:
         raise UserError("--cfgs and --db both say what survives; give one of them")
-    for name in ("trial", "map_tol", "target_flops"):
-        if args.cfgs is not None and getattr(args, name) is not None:
-            raise UserError(f"--{name} picks a trial of a search, and --cfgs gives the widths; give one of them")
     if args.output.suffix != ".safetensors":
         raise UserError(f"--output {args.output} must end in .safetensors")
-    if args.whole_heads and args.cfgs is None:
-        raise UserError("--whole_heads is for --cfgs; a study or a search-time checkpoint says itself how heads leave")
-    model, slim = _slim(args)
+    model, slim = _slim(args, lambda source: check_needs(args, given, _needs(source)))
     save_checkpoint(slim, args.output)
     for part, pair in (("Transformer", (model.transformer, slim.transformer)), ("whole model", (model, slim))):
         before, after = (sum(p.numel() for p in each.parameters()) for each in pair)
@@ -104,53 +100,72 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _slim(args: argparse.Namespace) -> tuple[Detector, Detector]:
-    """The dense model and what survives of it."""
+def _needs(source: str) -> Needs:
+    """What options need, given what says what survives: `cfgs`, `masks`, or the schedule of a study."""
+    from_study = Need(f"{_SOURCES.get(source)}", lambda args: source not in _SOURCES)
+    globally = Need(f"it is for a study of --schedule global, this one is of {source}", lambda args: source == "global")
+    return {
+        "whole_heads": (Need("it is for --cfgs; everything else says itself how heads leave", lambda args: args.cfgs),),
+        "study": (from_study,),
+        "coco_path": (from_study,),
+        **dict.fromkeys(("trial", "map_tol", "target_flops", "cache_gb"), (from_study, globally)),
+    }
+
+
+def _slim(args: argparse.Namespace, check: Callable[[str], None]) -> tuple[Detector, Detector]:
+    """The dense model and what survives of it; `check` is told what says so, see `_needs`."""
+    device = open_device(args)
     if args.cfgs is not None:
+        check("cfgs")
         overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
-        model = load_model(args.resume, **overrides)
+        model = load_model(args.resume, **overrides).to(device)
         cfgs = check_cfgs(parse_cfgs(args.cfgs), model.cfgs, model.options.heads, model.options.unit)
         return model, transplant(model, kept_by_magnitude(model, cfgs))
     model = load_model(args.resume)
-    masks = {} if args.db else search_masks(read_checkpoint(args.resume)[0])
+    masks = {} if args.db is not None else search_masks(read_checkpoint(args.resume)[0])
     if masks:
+        check("masks")
         kept, exchanged = kept_from_masks(model, masks)
         print(
             f"{len(kept)} search masks; {exchanged} channels exchanged so that heads keep equal numbers",
             file=sys.stderr,
         )
+        model = model.to(device)
         return model, transplant(model, kept)
-    return _searched(args, model)
+    return _searched(args, model, check)
 
 
-def _searched(args: argparse.Namespace, model: Detector) -> tuple[Detector, Detector]:
+def _searched(args: argparse.Namespace, model: Detector, check: Callable[[str], None]) -> tuple[Detector, Detector]:
     """The model as it was searched, and what a finished study, if it searched this very model, leaves of it."""
     if args.db is None and not DEFAULT_DB.is_file():
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")
-    settings, records, result = load_result(args.db or str(DEFAULT_DB), args.study)
+    settings, records, result = load_result(str(DEFAULT_DB) if args.db is None else args.db, args.study)
+    check(settings["schedule"])
     if result is None:
         raise UserError(
             f"the search is not finished ({len(records)} trials are done): run its command again until it is"
         )
-    if settings.get("weights") != weights_hash(model):
+    if settings["weights"] != weights_hash(model):
         raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
-    whole_heads = settings.get("whole_heads", False)
-    if whole_heads != model.options.whole_heads:
-        model = load_model(args.resume, whole_heads=whole_heads)
+    if settings["whole_heads"] != model.options.whole_heads:
+        model = load_model(args.resume, whole_heads=settings["whole_heads"])
+    model = model.to(open_device(args))
     if settings["schedule"] == "global":
-        return model, _cut(args, model.to(open_device(args)), settings, _told(args, records, settings, result))
-    for name in ("trial", "map_tol", "target_flops"):
-        if getattr(args, name) is not None:
-            raise UserError(
-                f"--{name} picks a trial of a global search; this study is of schedule {settings['schedule']}"
-            )
+        return model, _cut(args, model, settings, _told(args, records, settings, result))
+    if args.coco_path is not None:
+        _open_train(args, model, settings)
     return model, transplant(model, {growth.site: growth.kept for growth in growths(records) if growth.done})
 
 
-def _cut(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any], record: Record | None) -> Detector:
+def _open_train(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any]) -> CocoDetection:
     train = open_dataset(args, model, "train")
     if train.fingerprint != settings["train_data"]:
-        raise UserError("the study calibrated on other training images; give its --coco_path")
+        raise UserError("the study was made with other training images; give its --coco_path")
+    return train
+
+
+def _cut(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any], record: Record | None) -> Detector:
+    train = _open_train(args, model, settings)
     score = scoring_ids(train, settings["score_images"], settings["seed"])
     room = Room(round(args.cache_gb * 1e9))
     with autocast(next(model.parameters()).device, settings["amp"], in_place=True), ProposalDisplay() as told:
