@@ -18,6 +18,7 @@ from greedyprune.cli import (
 from greedyprune.commands.calibration import open_cutter, scoring_ids
 from greedyprune.commands.needs import Need, Needs, check_needs, parse_given
 from greedyprune.commands.prune import weights_hash
+from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.models import Detector, load_model, read_checkpoint, save_checkpoint
