@@ -28,6 +28,7 @@ from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED
 from greedyprune.search.cutter import Cutter
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.images import Images, Room
+from greedyprune.search.loop import measure_baseline
 
 SHARES = (0.75, 0.5, 0.375, 0.25)
 _MENDING = Need("nothing is mended without --mend_steps N", lambda args: args.mend_steps)
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             judged.reload(slim)
         return Evaluator(slim, judged, none, none, val.coco).subset_map()[0]
 
-    dense = ap(model)
+    dense = measure_baseline(Evaluator(model, judged, none, none, val.coco)).full_map
     table = Table(title=f"AP of {len(judged)} images; dense {dense:.4f}; {len(ids)} calibration images")
     for column in ("scorer", "refit", "mended", "seconds", *columns):
         table.add_column(column, justify="left" if column == "scorer" else "right")

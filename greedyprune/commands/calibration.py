@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from greedyprune.cfgs import PRUNE
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
-from greedyprune.pruning.scorers import Given
+from greedyprune.pruning.scorers import SCORERS, Given
 from greedyprune.pruning.sites import list_sites
+from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE_BELOW_ONE
 from greedyprune.report import progress_bar
 from greedyprune.search.cutter import Cutter, Mending
 from greedyprune.search.images import Images, Room
@@ -17,10 +19,35 @@ from greedyprune.search.lessons import Lessons
 
 BATCH = 8  # images in a step of mending
 
+# What `open_cutter` reads of a study's settings.
+CUT_SETTINGS: dict[str, Any] = {
+    "train_data": str,
+    "score_images": COUNT,
+    "seed": SEED,
+    "amp": ("none", "bf16", "fp16"),
+    "map_tol": SHARE_BELOW_ONE,
+    "scorer": SCORERS,
+    "refit": bool,
+    "prune": PRUNE,
+    "calib_images": COUNT,
+    "mend_images": COUNT_OR_NONE,
+    "mend_steps": COUNT_OR_NONE,
+}
+
 
 def scoring_ids(train: CocoDetection, images: int, seed: int) -> list[int]:
-    """Training images with objects, whose loss tells candidates or damage apart."""
-    return subset_ids([image for image in train.image_ids if train.coco.getAnnIds(image)], images, seed)
+    """Training images with objects, whose loss tells candidates or damage apart.
+
+    Raises:
+        UserError: there are none.
+    """
+    shown = [image for image in train.image_ids if train.coco.getAnnIds(image)]
+    if not shown:
+        raise UserError(
+            f"none of the {len(train.image_ids)} training images in {train.root} has an object, and those that have "
+            "tell what a cut does; give annotations that have some"
+        )
+    return subset_ids(shown, images, seed)
 
 
 def calibration_ids(train: CocoDetection, score: list[int], images: int, seed: int) -> list[int]:
@@ -31,9 +58,9 @@ def calibration_ids(train: CocoDetection, score: list[int], images: int, seed: i
     """
     others = sorted(set(train.image_ids) - set(score))
     if not others:
+        remedy = "give a smaller --score_images" if len(score) > 1 else "give more training images"
         raise UserError(
-            f"all {len(score)} training images measure damage, none is left to calibrate on: "
-            "give a smaller --score_images"
+            f"all {len(score)} training images in {train.root} measure damage, none is left to calibrate on: {remedy}"
         )
     return subset_ids(others, images, seed)
 

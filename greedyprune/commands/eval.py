@@ -18,6 +18,7 @@ from greedyprune.cli import (
 )
 from greedyprune.evaluation.draw import draw_pairs
 from greedyprune.evaluation.evaluate import evaluate, subset_ids
+from greedyprune.evaluation.nothing import NOTHING, why_nothing
 from greedyprune.report import print_evaluation, progress_bar
 
 
@@ -74,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         latency_runs=args.latency_runs,
         progress=progress_bar("evaluate"),
     )
+    if result.accuracy["AP"] < NOTHING:
+        chosen = subset_ids(dataset.image_ids, args.eval_images, args.seed)
+        print(f"warning: nothing is found: {why_nothing(dataset.coco, chosen, result.detections)}", file=sys.stderr)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False))
     else:

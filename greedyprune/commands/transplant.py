@@ -15,7 +15,7 @@ from greedyprune.cli import (
     open_dataset,
     open_device,
 )
-from greedyprune.commands.calibration import open_cutter, scoring_ids
+from greedyprune.commands.calibration import CUT_SETTINGS, open_cutter, scoring_ids
 from greedyprune.commands.needs import Need, Needs, check_needs, parse_given
 from greedyprune.commands.prune import weights_hash
 from greedyprune.data.coco import CocoDetection
@@ -24,12 +24,17 @@ from greedyprune.evaluation.predict import autocast
 from greedyprune.models import Detector, load_model, read_checkpoint, save_checkpoint
 from greedyprune.models.published import search_masks
 from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
+from greedyprune.pruning.schedule import SCHEDULES, order_sites
+from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
 from greedyprune.ranges import COUNT_OR_NONE, SHARE
 from greedyprune.search.display import ProposalDisplay
 from greedyprune.search.images import Room
-from greedyprune.search.record import Proposal, Record, growths
-from greedyprune.search.steps import best_record, share_of
+from greedyprune.search.loop import check_growths, kept_so_far
+from greedyprune.search.record import Proposal, Record
+from greedyprune.search.result import check_result
+from greedyprune.search.steps import best_record, check_proposals, share_of
+from greedyprune.search.stored import check_sites, check_values
 from greedyprune.search.study import load_result
 
 DEFAULT_DB = Path("runs/prune/prune.db")
@@ -140,27 +145,37 @@ def _searched(args: argparse.Namespace, model: Detector, check: Callable[[str], 
     """The model as it was searched, and what a finished study, if it searched this very model, leaves of it."""
     if args.db is None and not DEFAULT_DB.is_file():
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")
-    settings, records, result = load_result(str(DEFAULT_DB) if args.db is None else args.db, args.study)
+    db = str(DEFAULT_DB) if args.db is None else args.db
+    settings, records, result = load_result(db, args.study)
+    place = f"the study in {db}"
+    check_values(settings, {"schedule": ("global", *SCHEDULES), "weights": str}, f"{place}: its settings")
     check(settings["schedule"])
     if result is None:
         raise UserError(
             f"the search is not finished ({len(records)} trials are done): run its command again until it is"
         )
+    check_result(result, place)
     if settings["weights"] != weights_hash(model):
         raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
-    if settings["whole_heads"] != model.options.whole_heads:
-        model = load_model(args.resume, whole_heads=settings["whole_heads"])
+    whole_heads = bool(settings.get("whole_heads"))
+    if whole_heads != model.options.whole_heads:
+        model = load_model(args.resume, whole_heads=whole_heads)
     model = model.to(open_device(args))
     if settings["schedule"] == "global":
+        check_values(settings, CUT_SETTINGS, f"{place}: its settings")
+        check_proposals(records, place)
+        check_sites(records, {s.name: (s.width, s.grain) for s in list_sites(model, settings["prune"])}, place)
         return model, _cut(args, model, settings, _told(args, records, settings, result))
     if args.coco_path is not None:
         _open_train(args, model, settings)
-    return model, transplant(model, {growth.site: growth.kept for growth in growths(records) if growth.done})
+    order = order_sites(list_sites(model), settings["schedule"])
+    check_growths(order, records, place)
+    return model, transplant(model, kept_so_far(order, records))
 
 
 def _open_train(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any]) -> CocoDetection:
     train = open_dataset(args, model, "train")
-    if train.fingerprint != settings["train_data"]:
+    if train.fingerprint != settings.get("train_data"):
         raise UserError("the study was made with other training images; give its --coco_path")
     return train
 
@@ -220,5 +235,8 @@ def pick(args: argparse.Namespace, records: Sequence[Record], searched_tol: floa
         fit = [(found, -r.flops, r) for found, r in measured if r.flops <= args.target_flops * dense_flops]
         missing = f"--target_flops {args.target_flops:g}: no measured trial has so few multiply-adds"
     if not fit:
-        raise UserError(f"{missing}; search with it (tools/prune_greedy.py)")
+        raise UserError(
+            f"{missing}; run the search again with --pareto, or search with it in a study of its own "
+            f"(tools/prune_greedy.py {missing.split(':')[0]} --study NAME)"
+        )
     return max(fit, key=lambda each: each[:2])[2]

@@ -73,6 +73,7 @@ class Database:
     def __init__(self, location: Location | str, *, hold: bool = False) -> None:
         self.location = Location.parse(location) if isinstance(location, str) else location
         self.url, self.label, self.path = self.location.url, self.location.label, self.location.path
+        self._files: dict[Path, os.stat_result] = {}
         sqlite = self.path is not None
         wait = {"timeout": BUSY_SECONDS} if sqlite and "timeout" not in self.url.query else {}
         pool = QueuePool if sqlite and hold else NullPool
@@ -127,20 +128,33 @@ class Database:
         self.location.find_file(missing_ok=True)
         settle(lambda: self._open_with_optuna(skip_table_creation=False))
 
-    def close(self, lost: bool = False) -> None:
+    def remember_files(self) -> None:
+        """Keep in mind which files are open, for `close`."""
+        for path in [*self.location.leftovers(), *([self.path] if self.path is not None else [])]:
+            with suppress(FileNotFoundError):
+                self._files[path] = os.stat(path)
+
+    def close(self) -> None:
         """Close what is held open. A SQLite file gets its usual journal back, so that it is all there is.
 
-        Args:
-            lost: the file is not the one that was opened: what is there now is left alone.
+        Where the file is not the one that was opened, its journal is removed instead: whatever comes in its place would
+        be taken for what it belongs to.
         """
-        if self.path is not None and not lost:
+        if self.path is not None and self._is_open(self.path):
             with suppress(exc.DBAPIError), self.engine.execution_options(begin=None).connect() as connection:
                 connection.exec_driver_sql("PRAGMA busy_timeout = 0")  # who reads now may go on: it works as it is, too
                 connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
+            self.engine.dispose()
+            return
         self.engine.dispose()
-        if lost and self.path is not None and not self.path.exists():
-            for path in self.location.leftovers():  # a new database in this place would take them for its own
-                path.unlink(missing_ok=True)
+        for path in filter(self._is_open, self.location.leftovers()):
+            path.unlink(missing_ok=True)
+
+    def _is_open(self, path: Path) -> bool:
+        """Whether a file is one of those that were opened."""
+        with suppress(OSError):
+            return path in self._files and os.path.samestat(os.stat(path), self._files[path])
+        return False
 
     def check(self) -> None:
         """Check, without a change, that there is a database with Optuna's tables in this Optuna's schema.

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from greedyprune.errors import UserError
 from greedyprune.ranges import Count, CountOrNone, Range, Seed, ShareBelowOne, check_ranges
-from greedyprune.search.record import Proposal, Record
+from greedyprune.search.record import PHASES, Proposal, Record
+from greedyprune.search.stored import REMEDY
 
 COSTS = ("flops", "params", "latency")
 BUDGET = Range(float, 0, 1, below=True, above=True)  # share of the dense model's cost
@@ -94,6 +96,29 @@ def proposals(records: Sequence[Record], phase: str = "") -> list[Proposal]:
     """How each trial of the global schedule, or of one of its phases, came about."""
     found = [record.origin for record in records if isinstance(record.origin, Proposal)]
     return [proposal for proposal in found if phase in ("", proposal.phase)]
+
+
+def check_proposals(records: Sequence[Record], place: str) -> None:
+    """Check that records are proposals, numbered within their phases.
+
+    Args:
+        records: a study's, each of the right types.
+        place: the study, for messages.
+
+    Raises:
+        UserError: names the first trial that is something else.
+    """
+    numbers = dict.fromkeys(PHASES, 0)
+    for number, record in enumerate(records):
+        proposal = record.origin
+        if not isinstance(proposal, Proposal):
+            raise UserError(f"{place}: trial {number} is not of schedule global; {REMEDY}")
+        if proposal.number != numbers[proposal.phase]:
+            wrong = (
+                f"is {proposal.phase} {proposal.number}, where {proposal.phase} {numbers[proposal.phase]} comes next"
+            )
+            raise UserError(f"{place}: trial {number} {wrong}; {REMEDY}")
+        numbers[proposal.phase] += 1
 
 
 def best_record(records: Sequence[Record], mended: bool = True) -> Record | None:

@@ -134,6 +134,19 @@ def check_record(record: Record, sites: Sites | None) -> None:
         raise Wrong("phase", f"is {_shown(origin.phase)}; a later version of greedyprune may know it")
 
 
+def check_sites(records: Sequence[Record], sites: Sites, place: str) -> None:
+    """Check that records are of a model's sites.
+
+    Raises:
+        UserError: names the first trial that is not.
+    """
+    for number, record in enumerate(records):
+        try:
+            check_record(record, sites)
+        except Wrong as error:
+            raise UserError(f"{place}: trial {number}: {error}; {REMEDY}") from None
+
+
 def _check_widths(widths: Mapping[str, int], sites: Sites) -> None:
     for name in [*sites, *widths]:
         if name not in widths:

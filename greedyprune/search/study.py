@@ -155,7 +155,7 @@ class Study:
     def close(self) -> None:
         """Give the lock and the database back."""
         with self._timed():
-            self._database.close(lost=self.lost is not None)
+            self._database.close()
             self._lock.release()
 
     def __enter__(self) -> "Study":
@@ -182,6 +182,7 @@ class Study:
             new["command"] = command
             write_attributes(connection, tables, self._id, new)
         self._attributes = known | new
+        self._database.remember_files()
         self._confirm()
 
     def _take_over(self, known: Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
