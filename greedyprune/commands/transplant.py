@@ -38,6 +38,9 @@ from greedyprune.search.stored import check_sites, check_values
 from greedyprune.search.study import load_result
 
 DEFAULT_DB = Path("runs/prune/prune.db")
+_NEEDS: Needs = {
+    "whole_heads": (Need("it is for --cfgs, everything else says itself how heads leave", lambda args: args.cfgs),)
+}
 _SOURCES = {"cfgs": "--cfgs gives the widths", "masks": "a published search-time checkpoint says itself what survives"}
 
 
@@ -92,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: the checkpoint, the study or the widths cannot be used, or an option does nothing with them.
     """
     args, given = parse_given(parser(), argv)
+    check_needs(args, given, _NEEDS)
     if args.cfgs is not None and args.db is not None:
         raise UserError("--cfgs and --db both say what survives; give one of them")
     if args.output.suffix != ".safetensors":
@@ -111,7 +115,6 @@ def _needs(source: str) -> Needs:
     from_study = Need(f"{_SOURCES.get(source)}", lambda args: source not in _SOURCES)
     globally = Need(f"it is for a study of --schedule global, this one is of {source}", lambda args: source == "global")
     return {
-        "whole_heads": (Need("it is for --cfgs; everything else says itself how heads leave", lambda args: args.cfgs),),
         "study": (from_study,),
         "coco_path": (from_study,),
         **dict.fromkeys(("trial", "map_tol", "target_flops", "cache_gb"), (from_study, globally)),
