@@ -10,7 +10,7 @@ from greedyprune.search.location import Location
 from greedyprune.search.record import Record
 from greedyprune.search.rows import find_study, read_attributes
 from greedyprune.search.stored import Wrong, read_trial
-from greedyprune.search.trials import read_trials
+from greedyprune.search.trials import count_trials, read_trials
 
 
 class Confirmation:
@@ -42,7 +42,7 @@ class Confirmation:
         try:
             if changed:
                 self._database.check_pages()
-            found, told = self._read(after=first - 1)
+            found, told = self._read(len(records), first - 1)
         except DatabaseDamaged as error:
             self._lose(f"cannot be read any more: {error}")
         except DatabaseLost:
@@ -56,16 +56,18 @@ class Confirmation:
         except UserError as error:
             raise DatabaseLost(str(error)) from None
         if last != list(records[first:]):
-            self._lose(f"has {first + len(last)} trials there, and not the {len(records)} that were written")
+            self._lose(f"does not hold the {len(records)} trials that were written")
         if any(told.get(key) != value for key, value in attributes.items()):
-            self._lose("has other attributes there than were written")
+            self._lose("does not hold the attributes that were written")
 
-    def _read(self, after: int) -> tuple[list[Any], dict[str, Any]]:
+    def _read(self, trials: int, after: int) -> tuple[list[Any], dict[str, Any]]:
         tables = self._database.tables
         with self._database.transaction(write=False) as connection:
             key = find_study(connection, tables, self._study)
             if key is None:
                 self._lose("is not there any more")
+            if count_trials(connection, tables, key) != trials:
+                self._lose(f"does not hold the {trials} trials that were written")
             try:
                 return read_trials(connection, tables, key, after), read_attributes(connection, tables, key)
             except Wrong as error:
@@ -75,7 +77,10 @@ class Confirmation:
         """Whether the SQLite file is smaller than the last time, or has changed though a log takes what is written."""
         if self._file is None:
             return False
-        found = self._database.location.find_file(missing_ok=True)
+        try:
+            found = self._database.location.find_file(missing_ok=True)
+        except UserError as error:
+            self._lose(f"is gone: {error}")
         if found is None:
             self._lose("is gone: the file was deleted or moved")
         if not os.path.samestat(found, self._file):

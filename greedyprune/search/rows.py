@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from greedyprune.errors import UserError
-from greedyprune.search.stored import decode
+from greedyprune.search.stored import Wrong, decode
 from greedyprune.search.trials import Tables, inserted_key
 
 
@@ -42,11 +42,13 @@ def read_attributes(connection: sa.Connection, tables: Tables, study_id: int) ->
     """A study's user attributes.
 
     Raises:
-        Wrong: one of them is not JSON.
+        Wrong: one of them has no name, or is not JSON.
     """
     table = tables["study_user_attributes"]
-    rows = connection.execute(sa.select(table.c.key, table.c.value_json).where(table.c.study_id == study_id))
-    return {key: decode(str(key), value) for key, value in rows}
+    rows = connection.execute(sa.select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)).all()
+    if any(not isinstance(key, str) for key, _ in rows):
+        raise Wrong("name of an attribute", "is no text")
+    return {key: decode(key, value) for key, value in rows}
 
 
 def write_attributes(connection: sa.Connection, tables: Tables, study_id: int, attributes: Mapping[str, Any]) -> None:

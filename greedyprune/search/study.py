@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import TracebackType
@@ -79,6 +79,7 @@ class Study:
         database = Database(url, hold=True)
         try:
             database.create()
+            database.remember_files()
             lock = take_lock(database, name)
         except BaseException:
             database.engine.dispose()
@@ -106,11 +107,11 @@ class Study:
                 can. What was saved stays.
         """
         self._check(record)
-        if self.lost is None:
-            with self._writing() as connection:
-                insert_trial(connection, self._database.tables, self._id, record, self._distributions)
-        self._records.append(record)
-        self._confirm()
+
+        def write(connection: sa.Connection) -> None:
+            insert_trial(connection, self._database.tables, self._id, record, self._distributions)
+
+        self._write(write, lambda: self._records.append(record))
 
     def baseline(self) -> Baseline | None:
         """The dense model as it was measured, or None before that."""
@@ -168,7 +169,8 @@ class Study:
 
     def _begin(self, settings: dict[str, Any], command: str) -> None:
         tables = self._database.tables
-        with self._writing() as connection:
+        with self._database.transaction(write=True) as connection:
+            self._lock.confirm(connection)
             found = find_study(connection, tables, self.name)
             if found is None:
                 self._id = create_study(connection, tables, self.name)
@@ -183,7 +185,7 @@ class Study:
             write_attributes(connection, tables, self._id, new)
         self._attributes = known | new
         self._database.remember_files()
-        self._confirm()
+        self._confirmation.check(self._records, self._attributes)
 
     def _take_over(self, known: Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         """The attributes that a study of other settings gets; none where it has the same ones."""
@@ -210,34 +212,37 @@ class Study:
             raise ValueError(str(error)) from None
 
     def _set(self, attributes: Mapping[str, Any]) -> None:
-        if self.lost is None:
-            with self._writing() as connection:
-                write_attributes(connection, self._database.tables, self._id, attributes)
-        self._attributes |= json.loads(json.dumps(attributes))
-        self._confirm()
+        def write(connection: sa.Connection) -> None:
+            write_attributes(connection, self._database.tables, self._id, attributes)
 
-    def _confirm(self) -> None:
+        self._write(write, lambda: self._attributes.update(json.loads(json.dumps(attributes))))
+
+    def _write(self, write: Callable[[sa.Connection], None], know: Callable[[], None]) -> None:
+        """Write something and know it, and raise the loss of the database with which that is found out."""
         if self.lost is not None:
+            know()
             return
-        try:
-            with self._timed():
-                self._confirmation.check(self._records, self._attributes)
-        except DatabaseLost as error:
-            self.lost = error
-            raise
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
         try:
             with self._timed(), self._database.transaction(write=True) as connection:
                 self._lock.confirm(connection)
-                yield connection
+                write(connection)
         except (UserError, exc.IntegrityError) as error:
-            if self._attributes:  # or else it is only being opened
-                self._confirm()  # what went before may be lost, too: that is to be told then
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{self.place} does not take a row: {' '.join(str(error.orig).split())}") from error
+            self._confirm()  # what went before may be lost, too: then that is to be told
+            if self.lost is None:
+                what = error if isinstance(error, UserError) else " ".join(str(error.orig).split())
+                raise UserError(str(what)) from error
+        know()
+        self._confirm()
+        if self.lost is not None:
+            raise self.lost
+
+    def _confirm(self) -> None:
+        if self.lost is None:
+            try:
+                with self._timed():
+                    self._confirmation.check(self._records, self._attributes)
+            except DatabaseLost as error:
+                self.lost = error
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -52,11 +52,10 @@ def insert_trial(
     studies, trials = tables["studies"], tables["trials"]
     # As Optuna does: who adds a trial holds the study's row, so that two never take the same number.
     connection.execute(sa.select(studies.c.study_id).where(studies.c.study_id == study_id).with_for_update())
-    same_study = sa.select(sa.func.count()).where(trials.c.study_id == study_id)
     now = _now()
     trial = {
         "study_id": study_id,
-        "number": connection.execute(same_study).scalar_one(),
+        "number": count_trials(connection, tables, study_id),
         "state": "PRUNED" if record.full_map is None else "COMPLETE",
         "datetime_start": now - timedelta(seconds=record.seconds),
         "datetime_complete": now,
@@ -81,6 +80,12 @@ def insert_trial(
         ("trial_user_attributes", attributes),
     ):
         connection.execute(tables[table].insert(), [trial_key | row for row in rows])
+
+
+def count_trials(connection: sa.Connection, tables: Tables, study_id: int) -> int:
+    """How many trials a study has, whatever their state."""
+    same_study = sa.select(sa.func.count()).where(tables["trials"].c.study_id == study_id)
+    return int(connection.execute(same_study).scalar_one())
 
 
 def read_trials(connection: sa.Connection, tables: Tables, study_id: int, after: int = -1) -> list[StoredTrial]:

@@ -234,8 +234,3 @@ def test_a_record_of_another_model_is_a_mistake_of_the_caller(db):
         with pytest.raises(ValueError, match="sites"):
             study.add(replace(record_of(0), widths={"encoder.0.attn": 8}))
         assert study.records() == []
-
-
-@pytest.mark.parametrize("name", ["", "x" * 201])
-def test_a_study_needs_a_name_of_sensible_length(db, name):
-    assert "1 to 200 characters" in refusal(open_study, db, name)
