@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -250,6 +251,8 @@ def check_categories(model: Detector, dataset: CocoDetection, root: Path) -> Non
         UserError: names both numbers of classes and the first category that differs.
     """
     info = model.info
+    if not info.class_names:
+        _tell_unnamed(root, f"{dataset.category_ids[0]} ({dataset.class_names[0]})" if dataset.category_ids else "")
     ids = info.category_ids or tuple(range(model.options.num_classes))
     names = dict(zip(ids, info.class_names, strict=True)) if info.class_names else {}
     for category, name in zip(dataset.category_ids, dataset.class_names, strict=True):
@@ -263,3 +266,13 @@ def check_categories(model: Detector, dataset: CocoDetection, root: Path) -> Non
             f"the model detects {len(ids)} classes and {root} has {len(dataset.category_ids)}: {differs}; "
             "--resume a checkpoint of this data, or give its data as --coco_path"
         )
+
+
+@functools.cache
+def _tell_unnamed(root: Path, first: str) -> None:
+    """Say, once for a data set, that only ids tell whether the classes of model and data are the same."""
+    print(
+        f"warning: the checkpoint does not name its classes, so that the category ids of {root}, as {first}, are taken "
+        "to mean the same to it",
+        file=sys.stderr,
+    )

@@ -16,9 +16,10 @@ from greedyprune.cli import (
     share,
     whole_number,
 )
+from greedyprune.data.coco import CocoDetection
 from greedyprune.evaluation.draw import draw_pairs
-from greedyprune.evaluation.evaluate import evaluate, subset_ids
-from greedyprune.evaluation.nothing import NOTHING, why_nothing
+from greedyprune.evaluation.evaluate import EvalResult, evaluate, subset_ids
+from greedyprune.evaluation.nothing import NOTHING, doubt, why_nothing
 from greedyprune.report import print_evaluation, progress_bar
 
 
@@ -75,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         latency_runs=args.latency_runs,
         progress=progress_bar("evaluate"),
     )
-    if result.accuracy["AP"] < NOTHING:
-        chosen = subset_ids(dataset.image_ids, args.eval_images, args.seed)
-        print(f"warning: nothing is found: {why_nothing(dataset.coco, chosen, result.detections)}", file=sys.stderr)
+    _tell_doubts(args, dataset, result)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False))
     else:
@@ -87,3 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         drawn = draw_pairs(dataset, result.detections, chosen, args.draw, min_score=args.draw_score)
         print(f"{len(drawn)} pictures in {args.draw}", file=sys.stderr)
     return 0
+
+
+def _tell_doubts(args: argparse.Namespace, dataset: CocoDetection, result: EvalResult) -> None:
+    """What speaks against model and data belonging together, on stderr."""
+    chosen, ap = subset_ids(dataset.image_ids, args.eval_images, args.seed), result.accuracy["AP"]
+    told = doubt(dataset.coco, chosen, result.detections, ap)
+    if ap < NOTHING:
+        told = f"nothing is found: {why_nothing(dataset.coco, chosen, result.detections)}"
+    if told:
+        print(f"warning: {told}", file=sys.stderr)

@@ -7,6 +7,7 @@ from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.vectorized import CocoEvaluator
 
 NOTHING = 5e-5  # an AP below it is shown as 0.0000
+_GOOD = 0.05  # AP from which on boxes are more than a coincidence
 _SURE = 0.3  # score from which on a detection counts as an answer here
 _SHOWN = 4  # classes that are named
 
@@ -46,9 +47,8 @@ def why_nothing(coco: Any, image_ids: Sequence[int], found: Detections) -> str:
             "that it was trained on"
         )
     numbers += f", of {_classes(coco, sure.category_ids.tolist())}"
-    alike = Detections(found.image_ids, found.category_ids * 0 + 1, found.boxes, found.scores)
-    ap = CocoEvaluator(_OneClass(coco, image_ids), image_ids).ap(alike)
-    if ap > 0.05:
+    ap = _ap_of_boxes(coco, image_ids, found)
+    if ap > _GOOD:
         return (
             f"{numbers}; whatever their classes, their boxes have an AP of {ap:.4f}: the category ids of the data mean "
             "other classes to this model"
@@ -57,6 +57,31 @@ def why_nothing(coco: Any, image_ids: Sequence[int], found: Detections) -> str:
         f"{numbers}; they lie elsewhere, whatever their classes (AP {ap:.4f}): the annotations may be of other images, "
         "or in pixels of another image size"
     )
+
+
+def doubt(coco: Any, image_ids: Sequence[int], found: Detections, ap: float) -> str | None:
+    """Why an AP may be that of a detector of other classes; None: nothing says so.
+
+    Args:
+        coco: a pycocotools COCO with the ground truth.
+        image_ids: the images that count.
+        found: detections on them.
+        ap: theirs.
+    """
+    if ap > 0.1:
+        return None
+    boxes = _ap_of_boxes(coco, image_ids, found)
+    if boxes <= max(_GOOD, 10 * ap):
+        return None
+    return (
+        f"the AP is {ap:.4f}, and that of the boxes alone, whatever their classes, {boxes:.4f}: the category ids of "
+        "the data seem to mean other classes to this model"
+    )
+
+
+def _ap_of_boxes(coco: Any, image_ids: Sequence[int], found: Detections) -> float:
+    alike = Detections(found.image_ids, found.category_ids * 0 + 1, found.boxes, found.scores)
+    return CocoEvaluator(_OneClass(coco, image_ids), image_ids).ap(alike)
 
 
 def _classes(coco: Any, categories: Iterable[int]) -> str:

@@ -30,14 +30,19 @@ class Confirmation:
         self._study, self._place = study, place
         self._file = location.find_file()
 
-    def check(self, records: Sequence[Record], attributes: Mapping[str, Any]) -> None:
-        """Check that the study is there with what was written: the last record, or all where the file was changed.
+    def check(self, records: Sequence[Record], attributes: Mapping[str, Any], whole: bool = False) -> None:
+        """Check that the study is there with what was written.
+
+        Args:
+            records: all that it has.
+            attributes: all that it has.
+            whole: read every record again; else the last one, and the others where the file has changed.
 
         Raises:
             DatabaseLost: it is not.
             UserError: the database does not answer.
         """
-        changed = self._file_changed()
+        changed = self._file_changed() or whole
         first = 0 if changed else max(0, len(records) - 1)
         try:
             if changed:

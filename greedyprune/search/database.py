@@ -268,7 +268,9 @@ class Database:
                         raise kind(f"database {self.label} {meaning}") from error
             # A server that answers, but has no such database (PostgreSQL, MySQL).
             gone = self.path is None and ("does not exist" in detail or "Unknown database" in detail)
-            raise (DatabaseDamaged if gone else UserError)(f"database {self.label} refuses: {detail}") from error
+            raise (DatabaseDamaged if gone else UserError)(
+                f"database {self.label} refuses: {detail}; check it and --db, then repeat the command"
+            ) from error
 
 
 def settle(action: Callable[[], None]) -> None:

@@ -1,5 +1,6 @@
 """The search: propose, evaluate, record, until every site is done."""
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Protocol
 import torch
 
 from greedyprune.errors import UserError
-from greedyprune.evaluation.nothing import NOTHING, why_nothing
+from greedyprune.evaluation.nothing import NOTHING, doubt, why_nothing
 from greedyprune.models.detector import Detector
 from greedyprune.pruning.kept import KeptSets, check_kept, full_kept
 from greedyprune.pruning.schedule import (
@@ -181,8 +182,8 @@ def measure_baseline(evaluator: Evaluator) -> Baseline:
     subset_map, subset = evaluator.subset_map()
     found = evaluator.all_found(subset)
     full_map = evaluator.full_ap.ap(found)
+    ids = [*evaluator.subset.ids, *evaluator.rest.ids]
     if full_map < NOTHING:
-        ids = [*evaluator.subset.ids, *evaluator.rest.ids]
         raise UserError(
             f"the dense detector finds nothing (AP {full_map:.4f}), there is no AP to hold: "
             f"{why_nothing(evaluator.coco, ids, found)}"
@@ -193,6 +194,8 @@ def measure_baseline(evaluator: Evaluator) -> Baseline:
             f"(AP {subset_map:.4f}; on all {len(evaluator.subset) + len(evaluator.rest)} it is {full_map:.4f}): "
             f"{why_nothing(evaluator.coco, evaluator.subset.ids, subset)}. Give a larger --subset_images"
         )
+    if told := doubt(evaluator.coco, ids, found, full_map):
+        print(f"warning: {told}", file=sys.stderr)
     seconds = time.perf_counter() - started
     return Baseline(subset_map, full_map, evaluator.image_forwards - before, seconds)
 

@@ -240,7 +240,7 @@ class Study:
         if self.lost is None:
             try:
                 with self._timed():
-                    self._confirmation.check(self._records, self._attributes)
+                    self._confirmation.check(self._records, self._attributes, whole="result" in self._attributes)
             except DatabaseLost as error:
                 self.lost = error
 

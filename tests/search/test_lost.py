@@ -11,7 +11,7 @@ from greedyprune.search.database import DatabaseLost
 from greedyprune.search.record import Baseline
 from greedyprune.search.study import load_result
 
-from .small_study import open_study, record_of, refusal
+from .small_study import SETTINGS, open_study, record_of, refusal
 
 
 def delete(db: Path) -> None:
@@ -99,22 +99,80 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
-def test_a_loss_is_told_with_the_next_trial_and_what_is_known_goes_into_another_database(db, lose, tmp_path):
-    with open_study(db) as study:
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """A database with a study that knows something, made once."""
+    path = tmp_path_factory.mktemp("begun") / "prune.db"
+    with open_study(path) as study:
         study.set_fact("damage", [0.1, 0.2])
         study.set_baseline(Baseline(0.5, 0.6, 10, 1.0))
-        for number in range(3):
+        for number in range(2):
             study.add(record_of(number))
-        lose(db)
+    return path
+
+
+@pytest.fixture
+def known(begun, db) -> Path:
+    """A copy of it."""
+    db.parent.mkdir(parents=True)
+    shutil.copy(begun, db)
+    return db
+
+
+@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
+def test_a_loss_is_told_with_the_next_trial_and_nothing_that_was_known_is_forgotten(known, lose):
+    with open_study(known) as study:
+        study.add(record_of(2))
+        lose(known)
         line = refusal(study.add, record_of(3))
-        print("LINE", line)
-        assert line.startswith(f"study 'default' in {db}")
+        assert line.startswith(f"study 'default' in {known} ")
         assert isinstance(study.lost, DatabaseLost)
-        study.add(record_of(4))
+        study.add(record_of(4))  # known, though it is written nowhere
+        assert study.records() == [record_of(number) for number in range(5)]
+
+
+@pytest.mark.parametrize("lose", [delete, replace_by_another])
+def test_what_is_known_goes_into_another_database_and_no_journal_stays_to_spoil_the_next_one(known, lose, tmp_path):
+    with open_study(known) as study:
+        study.add(record_of(2))
+        lose(known)
+        refusal(study.set_result, {"AP": 0.5})
         study.copy_to(str(tmp_path / "rescued.db"))
-    records = [record_of(number) for number in range(5)]
-    assert load_result(str(tmp_path / "rescued.db"))[1] == records
+    assert load_result(str(tmp_path / "rescued.db")) == (SETTINGS, [record_of(i) for i in range(3)], {"AP": 0.5})
     with open_study(tmp_path / "rescued.db") as study:
-        assert study.records() == records
         assert study.facts() == {"damage": [0.1, 0.2]}
+    assert [path.name for path in known.parent.iterdir() if path != known] == []
+    with open_study(known, "next") as study:
+        assert study.records() == []
+
+
+def test_a_database_that_others_write_to_and_check_is_not_lost(known):
+    with open_study(known) as study, open_study(known, "another") as other:
+        for number in range(2, 6):
+            study.add(record_of(number))
+            other.add(record_of(number))
+        run_sql("PRAGMA wal_checkpoint(TRUNCATE)")(known)
+        study.add(record_of(6))
+        with sqlite3.connect(known) as connection:
+            connection.execute("VACUUM")
+        connection.close()
+        study.add(record_of(7))
+        assert study.lost is None
+    assert load_result(str(known), "default")[1] == [record_of(number) for number in range(8)]
+
+
+def test_a_log_that_is_left_of_a_deleted_database_is_told_before_it_spoils_a_new_one(db):
+    db.parent.mkdir(parents=True)
+    db.with_name("prune.db-wal").write_bytes(b"x" * 5000)
+    assert "prune.db-wal is left of it and would spoil a new one; put the database back" in refusal(open_study, db)
+    db.with_name("prune.db-wal").unlink()
+    with open_study(db):
+        pass
+
+
+def test_a_lock_file_that_is_removed_ends_the_search(known):
+    with open_study(known) as study:
+        (lock,) = known.parent.glob("*.lock")
+        lock.unlink()
+        assert f"{lock} was removed, so that another process may search, too" in refusal(study.add, record_of(2))
+        assert study.lost is None

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -17,20 +18,28 @@ from .small_study import SETTINGS, open_study, record_of, refusal
 TRIAL = "(SELECT trial_id FROM trials WHERE number = 1)"
 
 
-@pytest.fixture
-def edited(db):
-    """Runs SQL on the database of a study with three trials, its journals gone."""
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    """A database with a study of thirty trials, made once."""
+    path = tmp_path_factory.mktemp("sound") / "prune.db"
+    with open_study(path) as study:
+        study.set_baseline(Baseline(0.5, 0.6, 10, 1.0))
+        study.set_fact("slim", {"trial": 1})
+        for number in range(30):
+            study.add(record_of(number))
+    return path
 
-    def edit(*statements: str) -> Path:
-        with open_study(db) as study:
-            study.set_baseline(Baseline(0.5, 0.6, 10, 1.0))
-            study.set_fact("slim", {"trial": 1})
-            for number in range(3):
-                study.add(record_of(number))
+
+@pytest.fixture
+def edited(sound, db):
+    """Runs SQL on a copy of that database."""
+
+    def edit(statement: str) -> Path:
+        db.parent.mkdir(parents=True)
+        shutil.copy(sound, db)
         connection = sqlite3.connect(db)
         with connection:
-            for statement in statements:
-                assert connection.execute(statement).rowcount
+            assert connection.execute(statement).rowcount
         connection.close()
         return db
 
@@ -54,11 +63,6 @@ def content(db: Path) -> list[str]:
     rows = list(connection.iterdump())
     connection.close()
     return rows
-
-
-def needs_sites(words: str) -> bool:
-    """Whether only who knows the model's sites can tell."""
-    return "up to 256" in words or "multiple of" in words or "no width" in words
 
 
 @pytest.mark.parametrize(
@@ -120,32 +124,22 @@ def test_a_row_that_no_search_writes_is_told_by_study_trial_and_field(edited, st
     assert re.search(words, line), line
     assert line.endswith("; restore the database from a copy, or start a new study with --study NAME")
     assert len(line) < 500
-    if not needs_sites(words):
-        assert refusal(load_result, str(db)) == line
     assert content(db) == before
     assert sorted(path.name for path in db.parent.iterdir()) == ["prune.db"]
 
 
 @pytest.mark.parametrize("kept", ["[3, 1, 2]", "[1, 1]", "[-1]", '["1"]', "[1.5]", "7", "[]", "[true]"])
 def test_a_kept_set_that_is_none_is_told(edited, kept):
-    numbers = [number for number in range(30) if isinstance(record_of(number).origin, Growth)]
-    db = edited()
-    with open_study(db) as study:
-        for number in range(3, numbers[-1] + 1):
-            study.add(record_of(number))
-    connection = sqlite3.connect(db)
-    with connection:
-        connection.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'kept'", (kept,))
-    connection.close()
-    assert f"trial {numbers[0]}: kept " in refusal(open_study, db)
+    number = next(number for number in range(30) if isinstance(record_of(number).origin, Growth))
+    db = edited(f"UPDATE trial_user_attributes SET value_json = '{kept}' WHERE key = 'kept'")
+    assert f"trial {number}: kept " in refusal(load_result, str(db))
 
 
 @pytest.mark.parametrize("phase", ["later", 3, None])
 def test_a_phase_that_is_not_known_is_told(edited, phase):
     number = next(number for number in range(30) if not isinstance(record_of(number).origin, Growth))
-    assert number < 3
     db = edited(f"UPDATE trial_user_attributes SET value_json = '{json.dumps(phase)}' WHERE key = 'phase'")
-    assert f"trial {number}: phase is " in refusal(open_study, db)
+    assert f"trial {number}: phase is " in refusal(load_result, str(db))
 
 
 def test_what_could_not_be_read_is_not_written(db):
