@@ -6,6 +6,7 @@ from typing import Any
 
 from greedyprune.cfgs import PRUNE
 from greedyprune.data.coco import CocoDetection
+from greedyprune.data.transforms import AUGMENTATIONS
 from greedyprune.errors import UserError
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
@@ -32,6 +33,7 @@ CUT_SETTINGS: dict[str, Any] = {
     "calib_images": COUNT,
     "mend_images": COUNT_OR_NONE,
     "mend_steps": COUNT_OR_NONE,
+    "mend_augment": AUGMENTATIONS,
 }
 
 
@@ -75,14 +77,13 @@ def open_mending(
 ) -> Mending:
     """What slim models are mended with, as a study's settings say; see `open_cutter`."""
     seed, device = settings["seed"], next(model.parameters()).device
-    augment = settings.get("mend_augment", "detr")  # the earliest studies do not say
     every = calibration_ids(train, score, 0, seed)
     ids = calibration_ids(train, score, settings["mend_images"], seed)
     told = progress_bar("backbone, images to mend with")
     return Mending(
         settings["mend_steps"],
         cache(lambda: Images(model, train, ids, BATCH, room, num_workers, told)),
-        Lessons(train, every, augment, model.info, BATCH, seed, device, num_workers),
+        Lessons(train, every, settings["mend_augment"], model.info, BATCH, seed, device, num_workers),
         -(-len(ids) // BATCH),
         room,
     )

@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     with Study.open(db, name, settings, sites=steps, command_hint=command) as study:
         result = study.result()
         if result is not None:
-            check_result(result, study.place)
+            check_result(result, model, study.place)
         if isinstance(options, GlobalOptions) and asks_more(options, study.records()):
             result = None
         if result is not None:

@@ -34,10 +34,11 @@ from greedyprune.search.loop import check_growths, kept_so_far
 from greedyprune.search.record import Proposal, Record
 from greedyprune.search.result import check_result
 from greedyprune.search.steps import best_record, check_proposals, share_of
-from greedyprune.search.stored import check_sites, check_values
+from greedyprune.search.stored import REMEDY, check_sites, check_values
 from greedyprune.search.study import load_result
 
 DEFAULT_DB = Path("runs/prune/prune.db")
+SETTINGS = {"schedule": ("global", *SCHEDULES), "weights": str, "whole_heads": bool}  # of every study
 _NEEDS: Needs = {
     "whole_heads": (Need("it is for --cfgs, everything else says itself how heads leave", lambda args: args.cfgs),)
 }
@@ -151,18 +152,18 @@ def _searched(args: argparse.Namespace, model: Detector, check: Callable[[str], 
     db = str(DEFAULT_DB) if args.db is None else args.db
     settings, records, result = load_result(db, args.study)
     place = f"the study in {db}"
-    check_values(settings, {"schedule": ("global", *SCHEDULES), "weights": str}, f"{place}: its settings")
+    settings = {"whole_heads": False, "mend_augment": "detr", **settings}  # the earliest studies do not say
+    check_values(settings, SETTINGS, f"{place}: its settings")
     check(settings["schedule"])
     if result is None:
         raise UserError(
             f"the search is not finished ({len(records)} trials are done): run its command again until it is"
         )
-    check_result(result, place)
     if settings["weights"] != weights_hash(model):
         raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
-    whole_heads = bool(settings.get("whole_heads"))
-    if whole_heads != model.options.whole_heads:
-        model = load_model(args.resume, whole_heads=whole_heads)
+    if settings["whole_heads"] != model.options.whole_heads:
+        model = load_model(args.resume, whole_heads=settings["whole_heads"])
+    check_result(result, model, place)
     model = model.to(open_device(args))
     if settings["schedule"] == "global":
         check_values(settings, CUT_SETTINGS, f"{place}: its settings")
@@ -173,7 +174,10 @@ def _searched(args: argparse.Namespace, model: Detector, check: Callable[[str], 
         _open_train(args, model, settings)
     order = order_sites(list_sites(model), settings["schedule"])
     check_growths(order, records, place)
-    return model, transplant(model, kept_so_far(order, records))
+    slim = transplant(model, kept_so_far(order, records))
+    if slim.cfgs != parse_cfgs(result["cfgs"]):
+        raise UserError(f"{place}: its result has other widths than its trials, some are missing; {REMEDY}")
+    return model, slim
 
 
 def _open_train(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any]) -> CocoDetection:

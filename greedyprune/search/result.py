@@ -7,13 +7,15 @@ from typing import Any
 
 from rich.table import Table
 
-from greedyprune.cfgs import Cfgs, parse_cfgs
+from greedyprune.cfgs import Cfgs, check_cfgs, parse_cfgs
+from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
+from greedyprune.models.detector import Detector
 from greedyprune.ranges import AMOUNT, COUNT, COUNT_OR_NONE
 from greedyprune.report import count
 from greedyprune.search.cost import CostModel
 from greedyprune.search.record import AP, Baseline, Record
-from greedyprune.search.stored import check_values
+from greedyprune.search.stored import REMEDY, check_values
 
 APS = ("AP", "AP50", "AP_small", "AP_medium", "AP_large")
 
@@ -49,11 +51,12 @@ def summarize(
     }
 
 
-def check_result(result: Mapping[str, Any], place: str) -> None:
+def check_result(result: Mapping[str, Any], model: Detector, place: str) -> None:
     """Check that a stored result says what `summarize` puts into one.
 
     Args:
         result: of a study.
+        model: the dense model.
         place: the study, for messages.
 
     Raises:
@@ -64,7 +67,10 @@ def check_result(result: Mapping[str, Any], place: str) -> None:
     counts = dict.fromkeys(("params", "transformer_params", "flops", "transformer_flops"), COUNT)
     for name in ("dense", "slim"):
         check_values(result[name], counts | dict.fromkeys(APS, AP), f"{place}: its result, {name}")
-    parse_cfgs(result["cfgs"])
+    try:
+        check_cfgs(parse_cfgs(result["cfgs"]), model.cfgs, model.options.heads, model.options.unit)
+    except UserError as error:
+        raise UserError(f"{place}: its result: {error}; {REMEDY}") from None
 
 
 def write_result(result: Mapping[str, Any], folder: Path) -> None:

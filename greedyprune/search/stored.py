@@ -25,6 +25,7 @@ ATTRIBUTES = {
 REMEDY = "restore the database from a copy, or start a new study with --study NAME"
 
 Sites = Mapping[str, tuple[int, int]]  # site name -> its dense width and the step of its width
+_TYPES: dict[type, str] = {dict: "an object with fields", list: "a list", str: "text", bool: "true or false"}
 T = TypeVar("T")
 
 
@@ -183,7 +184,7 @@ def check_values(values: Mapping[str, Any], wanted: Mapping[str, Any], place: st
     for name, allowed in wanted.items():
         value = values.get(name)
         if isinstance(allowed, type):
-            holds, text = isinstance(value, allowed), f"a {allowed.__name__}"
+            holds, text = isinstance(value, allowed), _TYPES[allowed]
         elif isinstance(allowed, Sequence):
             holds, text = value in allowed, "one of " + ", ".join(map(str, allowed))
         else:
