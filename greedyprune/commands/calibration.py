@@ -4,18 +4,37 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from greedyprune.cfgs import PRUNE
 from greedyprune.data.coco import CocoDetection
+from greedyprune.data.transforms import AUGMENTATIONS
 from greedyprune.errors import UserError
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.models import Detector
-from greedyprune.pruning.scorers import Given
+from greedyprune.pruning.scorers import SCORERS, Given
 from greedyprune.pruning.sites import list_sites
+from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE_BELOW_ONE
 from greedyprune.report import progress_bar
 from greedyprune.search.cutter import Cutter, Mending
 from greedyprune.search.images import Images, Room
 from greedyprune.search.lessons import Lessons
 
 BATCH = 8  # images in a step of mending
+
+# What `open_cutter` reads of a study's settings.
+CUT_SETTINGS: dict[str, Any] = {
+    "train_data": str,
+    "score_images": COUNT,
+    "seed": SEED,
+    "amp": ("none", "bf16", "fp16"),
+    "map_tol": SHARE_BELOW_ONE,
+    "scorer": SCORERS,
+    "refit": bool,
+    "prune": PRUNE,
+    "calib_images": COUNT,
+    "mend_images": COUNT_OR_NONE,
+    "mend_steps": COUNT_OR_NONE,
+    "mend_augment": AUGMENTATIONS,
+}
 
 
 def scoring_ids(train: CocoDetection, images: int, seed: int) -> list[int]:
@@ -41,9 +60,9 @@ def calibration_ids(train: CocoDetection, score: list[int], images: int, seed: i
     """
     others = sorted(set(train.image_ids) - set(score))
     if not others:
+        remedy = "give a smaller --score_images" if len(score) > 1 else "give more training images"
         raise UserError(
-            f"all {len(score)} training images measure damage, none is left to calibrate on: "
-            "give a smaller --score_images"
+            f"all {len(score)} training images in {train.root} measure damage, none is left to calibrate on: {remedy}"
         )
     return subset_ids(others, images, seed)
 
@@ -58,14 +77,13 @@ def open_mending(
 ) -> Mending:
     """What slim models are mended with, as a study's settings say; see `open_cutter`."""
     seed, device = settings["seed"], next(model.parameters()).device
-    augment = settings.get("mend_augment", "detr")  # the earliest studies do not say
     every = calibration_ids(train, score, 0, seed)
     ids = calibration_ids(train, score, settings["mend_images"], seed)
     told = progress_bar("backbone, images to mend with")
     return Mending(
         settings["mend_steps"],
         cache(lambda: Images(model, train, ids, BATCH, room, num_workers, told)),
-        Lessons(train, every, augment, model.info, BATCH, seed, device, num_workers),
+        Lessons(train, every, settings["mend_augment"], model.info, BATCH, seed, device, num_workers),
         -(-len(ids) // BATCH),
         room,
     )

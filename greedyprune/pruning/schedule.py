@@ -12,6 +12,7 @@ from torch import Tensor
 from greedyprune.errors import UserError
 from greedyprune.pruning.kept import group_counts
 from greedyprune.pruning.sites import Site
+from greedyprune.ranges import Count, CountOrNone, Seed, ShareBelowOne, check_ranges
 
 SCHEDULES = ("gp", "modular")
 
@@ -27,19 +28,13 @@ class KindOptions:
         step: channels that a round adds, rounded up to a multiple of the site's grain.
     """
 
-    map_tol: float
-    skip_eval_converge: float
-    num_evaluate: int
-    step: int
+    map_tol: ShareBelowOne
+    skip_eval_converge: ShareBelowOne
+    num_evaluate: CountOrNone
+    step: Count
 
     def __post_init__(self) -> None:
-        for name in ("map_tol", "skip_eval_converge"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name} is {getattr(self, name)}, it must be at least 0 and below 1")
-        if self.num_evaluate < 0:
-            raise UserError(f"--num_evaluate is {self.num_evaluate}, it must be at least 0 (0: all candidates)")
-        if self.step < 1:
-            raise UserError(f"a site must grow by at least 1 channel a round, not {self.step}")
+        check_ranges(self, lambda name: f"--{name}")
 
 
 @dataclass(frozen=True)
@@ -57,14 +52,13 @@ class ScheduleOptions:
     schedule: str
     attn: KindOptions
     ffn: KindOptions
-    site_decay: float
-    seed: int
+    site_decay: ShareBelowOne
+    seed: Seed
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UserError(f"--schedule {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
-        if not 0 <= self.site_decay < 1:
-            raise UserError(f"--site_decay is {self.site_decay}, it must be at least 0 and below 1")
+        check_ranges(self, lambda name: f"--{name}")
 
     def step(self, kind: str) -> int:
         """Channels that a round adds to a site, by its kind."""

@@ -42,6 +42,7 @@ class Evaluator:
         self.image_forwards = 0
         self.categories = map_labels(model.classes, coco, "the data set").categories
         self.criterion = Criterion(model.options.num_classes)
+        self.coco = coco
         self.subset_ap = CocoEvaluator(coco, subset.ids)
         self.full_ap = CocoEvaluator(coco, [*subset.ids, *rest.ids])
 
@@ -88,7 +89,11 @@ class Evaluator:
 
     def full_map(self, subset: Detections) -> float:
         """AP on all validation images, of which the subset has run already."""
-        return self.full_ap.ap(Detections.concat([subset, self._detect(self.rest)]))
+        return self.full_ap.ap(self.all_found(subset))
+
+    def all_found(self, subset: Detections) -> Detections:
+        """Detections on all validation images, of which the subset has run already."""
+        return Detections.concat([subset, self._detect(self.rest)])
 
     def _scoring(self) -> Iterator[tuple[Prefix, list[Target]]]:
         return self.score.labelled(self.model)

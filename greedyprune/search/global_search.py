@@ -15,11 +15,12 @@ from greedyprune.pruning.sites import Site
 from greedyprune.pruning.transplant import replaced
 from greedyprune.search.cutter import Cutter
 from greedyprune.search.evaluator import Evaluator
-from greedyprune.search.loop import Store, measure_baseline
+from greedyprune.search.loop import Store
 from greedyprune.search.record import Baseline, Proposal, Record
 from greedyprune.search.refine import refined_widths
 from greedyprune.search.saving import Saving
-from greedyprune.search.steps import GlobalOptions, Step, best_record, next_step, same_model, share_of
+from greedyprune.search.steps import GlobalOptions, Step, best_record, check_proposals, next_step, same_model, share_of
+from greedyprune.search.stored import check_numbers
 
 TRUST = 2  # steps by which one move may change a site's width
 
@@ -70,14 +71,14 @@ class GlobalSearch:
         self.sites = list(cutter.given.sites)
         self.dense_answers = evaluator.answers()
 
-    def run(self) -> Record | None:
-        """Evaluate and record proposals until the search is at its end; the best one comes back, None: dense."""
-        baseline = self.store.baseline()
-        if baseline is None:
-            self.display.doing("AP of the dense model")
-            baseline = measure_baseline(self.evaluator)
-            self.store.set_baseline(baseline)
+    def run(self, baseline: Baseline) -> Record | None:
+        """Evaluate and record proposals until the search is at its end; the best one comes back, None: dense.
+
+        Args:
+            baseline: the dense model as measured.
+        """
         records = self.store.records()
+        check_proposals(records, self.store.place)
         budget = self._budget_share()
         least = self.saving.of_sites(least_widths(self.sites, self.options.step)) / self.saving.sites
         aim = f"{self._target(baseline):.4f} is to be held"
@@ -162,7 +163,13 @@ class GlobalSearch:
                     row = self._damages(site, self._widths_around(site, centre), around, base)
                     known[keys[site.name]] = row
                     self.store.set_fact(keys[site.name], row)
-        points = {site.name: (self._widths_around(site, centre), known[keys[site.name]]) for site in self.sites}
+        points = {}
+        for site in self.sites:
+            widths = self._widths_around(site, centre)
+            points[site.name] = (
+                widths,
+                check_numbers(known[keys[site.name]], len(widths), keys[site.name], self.store.place),
+            )
         return DamageTable(points, {site.name: self.options.step(site.kind) for site in self.sites})
 
     @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from greedyprune.errors import UserError
 from greedyprune.evaluation.profile import call_times
 from greedyprune.models.deploy import deployed, folded
 from greedyprune.models.detector import Detector
@@ -15,6 +16,8 @@ from greedyprune.pruning.damage import width_grid
 from greedyprune.pruning.prefix import Place, advance, begin, site_place
 from greedyprune.pruning.sites import Site
 from greedyprune.pruning.transplant import replaced, slim_tensors
+from greedyprune.ranges import POSITIVE
+from greedyprune.search.stored import REMEDY, check_numbers, check_values
 
 ROUNDS = 5  # all widths of a site are timed in turn, so often: what else the device does meets all of them
 RUNS = 3  # calls of each in a round
@@ -57,6 +60,23 @@ def measure_sites(model: Detector, sites: Sequence[Site], images: list[Tensor], 
                         own += call_times(part, device, 1, RUNS)
             table["sites"][site.name] = [widths, [float(np.median(own)) for own in times]]
     return table
+
+
+def check_table(table: Any, sites: Sequence[Site], step: Callable[[str], int], place: str) -> Table:
+    """A stored table, as `measure_sites` makes it for these sites and steps.
+
+    Raises:
+        UserError: it is none.
+    """
+    whole = table if isinstance(table, dict) else {}
+    check_values(whole, {"dense": POSITIVE, "sites": dict}, f"{place}: its latency")
+    for site in sites:
+        widths = width_grid(site, step(site.kind))
+        row = whole["sites"].get(site.name)
+        if not isinstance(row, list) or len(row) != 2 or row[0] != widths:
+            raise UserError(f"{place}: latency of {site.name} is not of the widths {widths}; {REMEDY}")
+        check_numbers(row[1], len(widths), f"latency of {site.name}", place)
+    return whole
 
 
 def _half_layer(model: Detector, prefix: Any) -> Callable[[], Any]:

@@ -1,5 +1,6 @@
 """The search: propose, evaluate, record, until every site is done."""
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from typing import Protocol
 
 import torch
 
+from greedyprune.errors import UserError
+from greedyprune.evaluation.nothing import NOTHING, doubt, why_nothing
 from greedyprune.models.detector import Detector
-from greedyprune.pruning.kept import KeptSets, full_kept
+from greedyprune.pruning.kept import KeptSets, check_kept, full_kept
 from greedyprune.pruning.schedule import (
     ScheduleOptions,
     draw_candidates,
@@ -23,10 +26,13 @@ from greedyprune.pruning.transplant import shrink_site, slim_site
 from greedyprune.search.cost import CostModel
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.record import Baseline, Growth, Record, growths
+from greedyprune.search.stored import REMEDY
 
 
 class Store(Protocol):
     """Where a search keeps what it knows; `Study` is one."""
+
+    place: str
 
     def records(self) -> list[Record]: ...
 
@@ -69,7 +75,7 @@ class Position:
 
 
 def position_of(order: Sequence[Site], baseline: Baseline, records: Sequence[Record]) -> Position:
-    """Replay the records of a search."""
+    """Replay the records of a search; see `check_growths`."""
     kept: KeptSets = {}
     growing: tuple[int, ...] = ()
     round_ = 0
@@ -82,6 +88,46 @@ def position_of(order: Sequence[Site], baseline: Baseline, records: Sequence[Rec
             growing, round_ = (), 0
             subset_map, full_map = record.subset_map, record.full_map
     return Position(kept, len(kept), growing, round_, subset_map, full_map)
+
+
+def check_growths(order: Sequence[Site], records: Sequence[Record], place: str) -> None:
+    """Check that records are rounds of the sites in their order, each of which adds to the one before it.
+
+    Args:
+        order: the sites in the schedule's order.
+        records: a study's, each of the right types.
+        place: the study, for messages.
+
+    Raises:
+        UserError: names the first trial that is something else.
+    """
+    before: tuple[int, ...] = ()
+    done, round_ = 0, 0
+    for number, record in enumerate(records):
+        growth, site = record.origin, order[done] if done < len(order) else None
+        if not isinstance(growth, Growth):
+            wrong = "is not of schedule gp or modular"
+        elif site is None:
+            wrong = "comes after the last site was done"
+        elif (growth.site, growth.round) != (site.name, round_):
+            wrong = f"is round {growth.round} of {growth.site}, where round {round_} of {site.name} comes next"
+        elif not set(before) < set(growth.kept):
+            wrong = "keeps not all the channels of the round before it, and more"
+        else:
+            try:
+                check_kept(site, growth.kept)
+            except UserError as error:
+                wrong = str(error)
+            else:
+                before, round_ = ((), 0) if growth.done else (growth.kept, round_ + 1)
+                done += growth.done
+                continue
+        raise UserError(f"{place}: trial {number}: {wrong}; {REMEDY}")
+
+
+def kept_so_far(order: Sequence[Site], records: Sequence[Record]) -> KeptSets:
+    """The kept set of every site: all channels where a search has not come to an end."""
+    return {site.name: full_kept(site) for site in order} | {g.site: g.kept for g in growths(records) if g.done}
 
 
 def search(
@@ -101,6 +147,7 @@ def search(
         A kept set for every site.
     """
     order = order_sites(list_sites(model), options.schedule)
+    check_growths(order, store.records(), store.place)
     baseline = store.baseline()
     if baseline is None:
         baseline = measure_baseline(evaluator)
@@ -126,10 +173,29 @@ def search(
 
 
 def measure_baseline(evaluator: Evaluator) -> Baseline:
-    """AP of the dense model."""
+    """AP of the dense model.
+
+    Raises:
+        UserError: it finds nothing, on the subset or on all images: there is no AP that a slim model could hold.
+    """
     started, before = time.perf_counter(), evaluator.image_forwards
-    subset_map, found = evaluator.subset_map()
-    full_map = evaluator.full_map(found)
+    subset_map, subset = evaluator.subset_map()
+    found = evaluator.all_found(subset)
+    full_map = evaluator.full_ap.ap(found)
+    ids = [*evaluator.subset.ids, *evaluator.rest.ids]
+    if full_map < NOTHING:
+        raise UserError(
+            f"the dense detector finds nothing (AP {full_map:.4f}), there is no AP to hold: "
+            f"{why_nothing(evaluator.coco, ids, found)}"
+        )
+    if subset_map < NOTHING:
+        raise UserError(
+            f"on the {len(evaluator.subset)} images of the validation subset the dense detector finds nothing "
+            f"(AP {subset_map:.4f}; on all {len(evaluator.subset) + len(evaluator.rest)} it is {full_map:.4f}): "
+            f"{why_nothing(evaluator.coco, evaluator.subset.ids, subset)}. Give a larger --subset_images"
+        )
+    if told := doubt(evaluator.coco, ids, found, full_map):
+        print(f"warning: {told}", file=sys.stderr)
     seconds = time.perf_counter() - started
     return Baseline(subset_map, full_map, evaluator.image_forwards - before, seconds)
 

@@ -52,7 +52,7 @@ def refined_widths(
             study.tell(trial, (ap, share))
         else:
             study.tell(trial, _value(options, budget_share, baseline, ap, share))
-    seed = np.random.SeedSequence([abs(options.seed), number]).generate_state(1)
+    seed = np.random.SeedSequence([options.seed, number]).generate_state(1)
     study.sampler = sampler(int(seed[0]))
     chosen = study.ask(ranges).params
     return {name: int(chosen[name]) for name in sites}

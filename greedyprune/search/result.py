@@ -7,11 +7,17 @@ from typing import Any
 
 from rich.table import Table
 
-from greedyprune.cfgs import Cfgs, parse_cfgs
+from greedyprune.cfgs import Cfgs, check_cfgs, parse_cfgs
+from greedyprune.errors import UserError
 from greedyprune.files import atomic_write
+from greedyprune.models.detector import Detector
+from greedyprune.ranges import AMOUNT, COUNT, COUNT_OR_NONE
 from greedyprune.report import count
 from greedyprune.search.cost import CostModel
-from greedyprune.search.record import Baseline, Record
+from greedyprune.search.record import AP, Baseline, Record
+from greedyprune.search.stored import REMEDY, check_values
+
+APS = ("AP", "AP50", "AP_small", "AP_medium", "AP_large")
 
 
 def summarize(
@@ -43,6 +49,28 @@ def summarize(
         "dense": dict(dense),
         "slim": dict(slim),
     }
+
+
+def check_result(result: Mapping[str, Any], model: Detector, place: str) -> None:
+    """Check that a stored result says what `summarize` puts into one.
+
+    Args:
+        result: of a study.
+        model: the dense model.
+        place: the study, for messages.
+
+    Raises:
+        UserError: names what is missing or wrong.
+    """
+    whole = {"cfgs": list, "schedule": str, "scorer": str, "seconds": AMOUNT, "image_forwards": COUNT_OR_NONE}
+    check_values(result, whole | {"dense": dict, "slim": dict}, f"{place}: its result")
+    counts = dict.fromkeys(("params", "transformer_params", "flops", "transformer_flops"), COUNT)
+    for name in ("dense", "slim"):
+        check_values(result[name], counts | dict.fromkeys(APS, AP), f"{place}: its result, {name}")
+    try:
+        check_cfgs(parse_cfgs(result["cfgs"]), model.cfgs, model.options.heads, model.options.unit)
+    except UserError as error:
+        raise UserError(f"{place}: its result: {error}; {REMEDY}") from None
 
 
 def write_result(result: Mapping[str, Any], folder: Path) -> None:
@@ -80,6 +108,6 @@ def comparison_table(result: Mapping[str, Any], cost: CostModel) -> Table:
     widths = {name: found.get(name, width) for name, width in cost.full.items()}
     before, after = cost.site_flops(cost.full), cost.site_flops(widths)
     table.add_row("  of the sites", count(before), count(after), f"{after / before - 1:+.1%}")
-    for label in ("AP", "AP50", "AP_small", "AP_medium", "AP_large"):
+    for label in APS:
         table.add_row(label, f"{dense[label]:.4f}", f"{slim[label]:.4f}", f"{slim[label] - dense[label]:+.4f}")
     return table

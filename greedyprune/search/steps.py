@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import log
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from greedyprune.errors import UserError
-from greedyprune.search.record import Proposal, Record
+from greedyprune.ranges import Count, CountOrNone, Range, Seed, ShareBelowOne, check_ranges
+from greedyprune.search.record import PHASES, Proposal, Record
+from greedyprune.search.stored import REMEDY
 
 COSTS = ("flops", "params", "latency")
+BUDGET = Range(float, 0, 1, below=True, above=True)  # share of the dense model's cost
 HALVINGS = 6  # of the interval of budgets: the least that holds is found to within 1/64 of what the sites cost
 PACES = (0.04, 0.02, 0.01)  # shares of the sites' cost that a move tries to save, one after another
 SEARCHED = ("budget", "move", "mend")  # the phases of the search itself; what is asked beyond it comes after them
@@ -44,29 +47,25 @@ class GlobalOptions:
         sampler: which: one of `SAMPLERS`.
     """
 
-    map_tol: float
-    budget: float | None
+    map_tol: ShareBelowOne
+    budget: Annotated[float, BUDGET] | None
     cost: str
-    skip_eval_converge: float
-    rounds: int
-    attn_step: int
-    ffn_step: int
-    conv_step: int
+    skip_eval_converge: ShareBelowOne
+    rounds: CountOrNone
+    attn_step: Count
+    ffn_step: Count
+    conv_step: Count
     scorer: str
     refit: bool
-    mend_steps: int
-    mends: int
-    seed: int
-    pareto: int = 0
-    refine: int = 0
+    mend_steps: CountOrNone
+    mends: CountOrNone
+    seed: Seed
+    pareto: CountOrNone = 0
+    refine: CountOrNone = 0
     sampler: str = "tpe"
 
     def __post_init__(self) -> None:
-        for name in ("map_tol", "skip_eval_converge"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name} is {getattr(self, name)}, it must be at least 0 and below 1")
-        if self.budget is not None and not 0 < self.budget <= 1:
-            raise UserError(f"--target_{self.cost} is {self.budget}, it must be above 0 and at most 1 (dense)")
+        check_ranges(self, lambda name: f"--target_{self.cost}" if name == "budget" else f"--{name}")
 
     def step(self, kind: str) -> int:
         """The step of a site's width, by its kind."""
@@ -97,6 +96,29 @@ def proposals(records: Sequence[Record], phase: str = "") -> list[Proposal]:
     """How each trial of the global schedule, or of one of its phases, came about."""
     found = [record.origin for record in records if isinstance(record.origin, Proposal)]
     return [proposal for proposal in found if phase in ("", proposal.phase)]
+
+
+def check_proposals(records: Sequence[Record], place: str) -> None:
+    """Check that records are proposals, numbered within their phases.
+
+    Args:
+        records: a study's, each of the right types.
+        place: the study, for messages.
+
+    Raises:
+        UserError: names the first trial that is something else.
+    """
+    numbers = dict.fromkeys(PHASES, 0)
+    for number, record in enumerate(records):
+        proposal = record.origin
+        if not isinstance(proposal, Proposal):
+            raise UserError(f"{place}: trial {number} is not of schedule global; {REMEDY}")
+        if proposal.number != numbers[proposal.phase]:
+            wrong = (
+                f"is {proposal.phase} {proposal.number}, where {proposal.phase} {numbers[proposal.phase]} comes next"
+            )
+            raise UserError(f"{place}: trial {number} {wrong}; {REMEDY}")
+        numbers[proposal.phase] += 1
 
 
 def best_record(records: Sequence[Record], mended: bool = True) -> Record | None:
