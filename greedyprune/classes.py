@@ -10,6 +10,7 @@ from greedyprune.coco_classes import COCO_IDS, COCO_LABELS
 from greedyprune.errors import UserError
 from greedyprune.text import printable
 
+_BY_IDS = "the model has no class names; the data's category ids are taken to mean the same to it"
 _SHOWN = 3  # categories that a message names
 ADVICE = (
     "fine-tune it to the data's classes with tools/train.py --new_classes, --resume a checkpoint of these classes, or "
@@ -145,7 +146,7 @@ def _by_id(model: Classes, data: Classes) -> tuple[dict[int, int], str]:
     """Category id -> label of a model without names, and a note."""
     own = {category: label for label, category in enumerate(model.known_ids)}
     if model.ids:
-        return own, ""
+        return own, _BY_IDS
     coco = _coco(model.count)
     if coco is not None and len(found := same_classes(data, coco)) == len(COCO_IDS):
         labels = {data.known_ids[place]: label for place, label in found.items()}
@@ -154,7 +155,7 @@ def _by_id(model: Classes, data: Classes) -> tuple[dict[int, int], str]:
         labels = {category: label for label, category in enumerate(data.known_ids)}
         way = "the data's categories in the order of their ids"
     else:
-        return own, ""
+        return own, _BY_IDS
     usual = all(category == label for category, label in labels.items())
     return labels, "" if usual else f"the model has no class names; its {model.count} labels are taken as {way}"
 

@@ -92,8 +92,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, batch_size: int = 8) -> 
     )
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--device`, `--amp` and `--threads`; see `open_device`."""
+def add_device_arguments(parser: argparse.ArgumentParser, *, amp: bool = True) -> None:
+    """`--device`, `--threads` and, where asked for, `--amp`; see `open_device`."""
     group = parser.add_argument_group("device")
     group.add_argument(
         "--device",
@@ -102,7 +102,8 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="cpu, cuda, cuda:N, or auto: a GPU where there is one, else the CPU",
     )
-    group.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="mixed precision")
+    if amp:
+        group.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="mixed precision")
     group.add_argument(
         "--threads", type=PROCESSES.parse, metavar="N", help="CPU threads of PyTorch (default: PyTorch's own choice)"
     )

@@ -12,6 +12,8 @@ from greedyprune.commands.prune import main as prune
 from greedyprune.commands.train import main as train
 from greedyprune.commands.transplant import main as transplant_tool
 
+from .found_by import annotated_by
+
 SHAPE = ["--model", "dn_deformable_detr", "--backbone", "small", "--hidden_dim", "64", "--heads", "4", "--lr", "1e-3"]
 SHAPE += ["--enc_layers", "2", "--dec_layers", "2", "--ffn_dim", "64", "--num_queries", "10"]
 SHAPE += ["--short_side", "64", "--long_side", "64"]
@@ -35,6 +37,7 @@ def test_train_search_transplant_evaluate_and_fine_tune(
     dense = load_model("first/last.safetensors")
     assert dense.options.num_feature_levels == 4
     resume = ["--resume", "first/last.safetensors"]
+    here = [here[0], str(annotated_by(dense, Path(here[1]), tmp_path / "annotated")), *here[2:]]
 
     with pytest.raises(UserError, match=r"last\.safetensors is of dn_deformable_detr, not of --model dn_detr"):
         prune([*here, *resume, *QUICK, "-m", "dn_detr"])

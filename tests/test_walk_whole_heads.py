@@ -18,6 +18,8 @@ from greedyprune.models import ModelInfo, save_checkpoint
 from greedyprune.search.record import Record
 from greedyprune.search.study import Study, load_result
 
+from .found_by import annotated_by
+
 SHAPE = {"hidden_dim": 64, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 32, "num_queries": 8}
 HEAD_DIM = 16  # of the demo, too
 QUICK = ["--map_tol", "0.2", "--subset_images", "3", "--eval_images", "6", "--score_images", "2", "--num_evaluate", "2"]
@@ -49,7 +51,7 @@ def test_search_stop_go_on_transplant_evaluate_and_fine_tune(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    here, resume = ["--coco_path", str(data), "--device", "cpu"], []
+    resume = []
     if name != "demo":
         torch.manual_seed(0)
         val = CocoDetection(data, "val", None, None)
@@ -57,6 +59,8 @@ def test_search_stop_go_on_transplant_evaluate_and_fine_tune(
         model = build_model(name, num_classes=8, backbone="small", info=info, num_feature_levels=2, **SHAPE)
         save_checkpoint(model, "dense.safetensors")
         resume = ["--resume", "dense.safetensors"]
+        data = annotated_by(model, data, tmp_path / "annotated")
+    here = ["--coco_path", str(data), "--device", "cpu"]
     words = [*here, *resume, *QUICK, "--whole_heads"]
     assert prune(words) == 0
     line = capsys.readouterr().out.strip().splitlines()[-1]
@@ -104,5 +108,5 @@ def test_widths_alone_are_taken_by_whole_heads_when_asked(tmp_path: Path) -> Non
     assert slim.cfgs.to_list() == cfgs
     with pytest.raises(UserError, match="cross width 40 is not a multiple of the 16 channels of a head"):
         transplant_tool([*words, "--whole_heads", "--cfgs", json.dumps(cfgs).replace("48", "40")])
-    with pytest.raises(UserError, match="--whole_heads is for --cfgs"):
+    with pytest.raises(UserError, match="--whole_heads does nothing in this call: it is for --cfgs"):
         transplant_tool([*words, "--whole_heads"])

@@ -41,7 +41,8 @@ VAL_IMAGES = 5_000  # of COCO val2017
 CLASSES = 91  # COCO's largest category id and one
 OBJECTS = 7  # in an image of COCO, on average
 DETECTIONS = 100  # of an image
-_CANDIDATES, _SIDE = Range(int, 2, COUNT.high), Range(int, 32, PIXELS.high)
+CANDIDATES = Range(int, 2, 256)  # two are told apart, and every one is a channel of its own of the narrowest site
+_SIDE = Range(int, 32, PIXELS.high)
 
 
 @dataclass(frozen=True)
@@ -345,7 +346,7 @@ def parser() -> argparse.ArgumentParser:
         "--layer", type=COUNT_OR_NONE.parse, default=0, metavar="N", help="layer of the sites; 0 is the hardest"
     )
     parser.add_argument("--images", type=BATCH.parse, default=1, metavar="N", help="images at once")
-    parser.add_argument("--candidates", type=_CANDIDATES.parse, default=4, metavar="N", help="measured at every site")
+    parser.add_argument("--candidates", type=CANDIDATES.parse, default=4, metavar="N", help="measured at every site")
     size = parser.add_argument_group("image size")
     size.add_argument("--height", type=_SIDE.parse, default=800, metavar="N", help="pixels")
     size.add_argument("--width", type=_SIDE.parse, default=1066, metavar="N", help="pixels")
@@ -355,7 +356,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--evaluations", type=COUNT.parse, default=30, metavar="N", help="of a search with the closed form, assumed"
     )
-    add_device_arguments(parser)
+    add_device_arguments(parser, amp=False)
     return parser
 
 

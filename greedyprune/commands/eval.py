@@ -13,8 +13,10 @@ from greedyprune.cli import (
     open_model,
 )
 from greedyprune.commands.datasets import open_dataset
+from greedyprune.data.coco import CocoDetection
 from greedyprune.evaluation.draw import draw_pairs
-from greedyprune.evaluation.evaluate import evaluate, subset_ids
+from greedyprune.evaluation.evaluate import EvalResult, evaluate, subset_ids
+from greedyprune.evaluation.nothing import NOTHING, doubt, why_nothing
 from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE
 from greedyprune.report.progress import progress_bar
 from greedyprune.report.tables import print_evaluation
@@ -76,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         latency_runs=args.latency_runs,
         progress=progress_bar("evaluate"),
     )
+    _tell_doubts(args, dataset, result)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False))
     else:
@@ -85,3 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         drawn = draw_pairs(dataset, result.detections, chosen, args.draw, min_score=args.draw_score)
         print(f"{len(drawn)} pictures in {args.draw}", file=sys.stderr)
     return 0
+
+
+def _tell_doubts(args: argparse.Namespace, dataset: CocoDetection, result: EvalResult) -> None:
+    """What speaks against model and data belonging together, on stderr."""
+    chosen, ap = subset_ids(dataset.image_ids, args.eval_images, args.seed), result.accuracy["AP"]
+    told = doubt(dataset.coco, chosen, result.detections, ap)
+    if ap < NOTHING:
+        told = f"nothing is found: {why_nothing(dataset.coco, chosen, result.detections)}"
+    if told:
+        print(f"warning: {told}", file=sys.stderr)

@@ -6,7 +6,9 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from greedyprune.cfgs import parse_cfgs
 from greedyprune.cli import DEMO_MODEL, open_model
 from greedyprune.commands.calibration import calibration_ids, open_cutter, scoring_ids
 from greedyprune.commands.datasets import open_dataset
+from greedyprune.commands.needs import check_needs, parse_given
+from greedyprune.commands.prune_needs import NEEDS
 from greedyprune.commands.prune_options import global_options, parser, schedule_options
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
@@ -29,16 +33,18 @@ from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
 from greedyprune.report import open_console, progress_bar
 from greedyprune.search.cost import CostModel
+from greedyprune.search.database import DatabaseLost
 from greedyprune.search.display import ProposalDisplay, SearchDisplay, duration
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.front import Front
 from greedyprune.search.global_search import GlobalSearch, check_budget
 from greedyprune.search.images import Images, Room
-from greedyprune.search.latency import measure_sites
-from greedyprune.search.loop import search
-from greedyprune.search.result import comparison_table, site_table, summarize, write_result
+from greedyprune.search.latency import check_table, measure_sites
+from greedyprune.search.loop import kept_so_far, measure_baseline, search
+from greedyprune.search.record import Baseline
+from greedyprune.search.result import check_result, comparison_table, site_table, summarize, write_result
 from greedyprune.search.saving import Saving
-from greedyprune.search.steps import GlobalOptions, asks_more
+from greedyprune.search.steps import GlobalOptions, asks_more, best_record
 from greedyprune.search.study import Study
 
 LATENCY_BATCH = 8  # images at once, whose time --cost latency saves
@@ -71,6 +77,8 @@ class Chosen:
     @classmethod
     def choose(cls, args: argparse.Namespace, model: Detector) -> "Chosen":
         val, train = open_dataset(args, model, "val"), open_dataset(args, model, "train")
+        if not val.image_ids:
+            raise UserError(f"{val.root} has no validation images, and a search measures AP on them")
         full = subset_ids(val.image_ids, args.eval_images, args.seed)
         wanted = args.score_images or (64 if args.schedule == "global" else 16)
         score = scoring_ids(train, wanted, args.seed)
@@ -108,7 +116,8 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     Raises:
         UserError: the model, the data or the database cannot be used, or the study belongs to another search.
     """
-    args = parser(schedule).parse_args(argv)
+    args, given = parse_given(parser(schedule), argv)
+    check_needs(args, given, NEEDS)
     model = open_model(args)
     if args.model and args.model != model_name(model):
         raise UserError(
@@ -129,31 +138,60 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
         "amp": args.amp,
         "weights": weights_hash(model),
     }
-    name = args.study or f"prune-{args.schedule}"
+    name = f"prune-{args.schedule}" if args.study is None else args.study
     command = shlex.join(["python", *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
     cost = CostModel(model, typical_size(images.val, images.full), args.prune)
     steps = {site.name: (site.width, options.step(site.kind)) for site in list_sites(model, args.prune)}
-    db = args.db or str(args.output_dir / "prune.db")
+    db = str(args.output_dir / "prune.db") if args.db is None else args.db
     slim_path = args.output_dir / "slim.safetensors"
     with Study.open(db, name, settings, sites=steps, command_hint=command) as study:
         result = study.result()
+        if result is not None:
+            check_result(result, model, study.place)
         if isinstance(options, GlobalOptions) and asks_more(options, study.records()):
             result = None
         if result is not None:
             print(f"study {name} is finished; this is its result", file=sys.stderr)
-        if result is None or not slim_path.exists():
+        if result is None or not _is_slim_of(study, slim_path):
             try:
                 slim, trial = _search(args, options, settings, model, images, cost, study, slim_path)
+                ended = study.lost is None
                 save_checkpoint(slim, slim_path)
-                study.set_fact("slim", {"trial": trial, "sha256": file_hash(slim_path)})
+                with suppress(DatabaseLost):
+                    study.set_fact("slim", {"trial": trial, "sha256": file_hash(slim_path)})
                 result = result or _final(args, settings["scorer"], model, slim, images.val, study)
+            except DatabaseLost as error:
+                raise UserError(f"{error}; no trial was finished yet: repeat the command") from None
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
-            study.set_result(result)
+            with suppress(DatabaseLost):
+                if ended:
+                    study.set_result(result)
             print(f"{study.bookkeeping_seconds:.1f} s of this run went into the database", file=sys.stderr)
-    write_result(result, args.output_dir)
+        write_result(result, args.output_dir)
+        if study.lost is not None:
+            raise UserError(
+                f"{study.lost}. What was found until then is in {args.output_dir}; {_rescue(study, args.output_dir)}"
+            )
     _tell(result, cost, args, slim_path)
     return 0
+
+
+def _is_slim_of(study: Study, path: Path) -> bool:
+    """Whether the slim checkpoint is the one that this study wrote."""
+    known = study.facts().get("slim")
+    return path.exists() and isinstance(known, dict) and known.get("sha256") == file_hash(path)
+
+
+def _rescue(study: Study, folder: Path) -> str:
+    """Save a study whose database is lost in another one; says where."""
+    numbered = (folder / f"rescued{number or ''}.db" for number in count())
+    path = next(path for path in numbered if not path.exists())
+    try:
+        study.copy_to(str(path))
+    except (UserError, OSError) as error:
+        return f"its trials could not be saved again: {error}"
+    return f"its {len(study.records())} trials are saved: go on with --db {shlex.quote(str(path))}"
 
 
 def _tell(result: Mapping[str, Any], cost: CostModel, args: argparse.Namespace, slim_path: Path) -> None:
@@ -203,20 +241,71 @@ def _search(
         rest = images(chosen.val, sorted(set(chosen.full) - set(chosen.subset)), "validation images")
         evaluator = Evaluator(pruned, subset, rest, score, chosen.val.coco)
         if isinstance(options, ScheduleOptions):
-            with SearchDisplay() as display:
-                return transplant(model, search(pruned, options, evaluator, cost, study, display)), None
-        saving = Saving(cost, options.cost, _latency(options, model, chosen, args.prune, study))
-        if options.budget is not None:
-            check_budget(saving, list_sites(model, args.prune), options.step, options.budget)
+            with SearchDisplay() as display, suppress(DatabaseLost):
+                search(pruned, options, evaluator, cost, study, display)
+            _check_found(study)
+            return transplant(model, kept_so_far(list_sites(model), study.records())), None
         with ProposalDisplay() as told:
+            baseline, saving = _prepare(args, options, model, chosen, cost, evaluator, study, told)
             cutter = open_cutter(model, chosen.train, chosen.score, settings, room, args.num_workers, told.doing)
-            best = GlobalSearch(pruned, cutter, options, evaluator, saving, study, told).run()
+            with suppress(DatabaseLost):
+                GlobalSearch(pruned, cutter, options, evaluator, saving, study, told).run(baseline)
+            _check_found(study)
+            best = best_record(study.records())
             _write_front(args, options, saving, study, told.console)
             trial = None if best is None else study.records().index(best)
             known = study.facts().get("slim")
             if slim_path.exists() and known == {"trial": trial, "sha256": file_hash(slim_path)}:
                 return load_model(slim_path).to(device), trial
             return cutter.slim(best), trial
+
+
+def _check_found(study: Study) -> None:
+    """Let a search end whose database is lost before it has found anything."""
+    if study.lost is not None and not study.records():
+        raise study.lost
+
+
+def _prepare(
+    args: argparse.Namespace,
+    options: GlobalOptions,
+    model: Detector,
+    chosen: Chosen,
+    cost: CostModel,
+    evaluator: Evaluator,
+    study: Study,
+    told: ProposalDisplay,
+) -> tuple[Baseline, Saving]:
+    """What a global search starts from: the dense model as measured, and what sites cost.
+
+    Nothing is stored before all that may be refused has been looked at: the study stays empty, and takes the settings
+    that the refusal advises.
+    """
+    sites = list_sites(model, args.prune)
+
+    def open_saving(latency: Mapping[str, Any] | None) -> Saving:
+        saving = Saving(cost, options.cost, latency)
+        if options.budget is not None:
+            check_budget(saving, sites, options.step, options.budget)
+        return saving
+
+    known, latency = study.baseline(), study.facts().get("latency")
+    saving = open_saving(None) if options.cost != "latency" else None
+    told.doing("AP of the dense model")
+    baseline = known or measure_baseline(evaluator)
+    if saving is None:
+        if latency is not None:
+            saving = open_saving(check_table(latency, sites, options.step, study.place))
+        else:
+            device = next(model.parameters()).device
+            images = [chosen.val[index][0].to(device) for index in range(min(LATENCY_BATCH, len(chosen.val)))]
+            told.doing("time of every site")
+            latency = measure_sites(model, sites, images, options.step)
+            saving = open_saving(latency)
+            study.set_fact("latency", latency)
+    if known is None:
+        study.set_baseline(baseline)
+    return baseline, saving
 
 
 def _write_front(
@@ -229,21 +318,6 @@ def _write_front(
     front.write(path, (1 - options.map_tol) * baseline.full_map if options.budget is None else None)
     console.print(front.table())
     console.print(f"drawn in {path}; tools/transplant.py --trial N makes one of them", soft_wrap=True)
-
-
-def _latency(
-    options: GlobalOptions, model: Detector, chosen: Chosen, prune: str, study: Study
-) -> dict[str, Any] | None:
-    """The measured time of every site, from the study where it is known: proposals follow from it."""
-    if options.cost != "latency":
-        return None
-    known = study.facts().get("latency")
-    if known is None:
-        device = next(model.parameters()).device
-        images = [chosen.val[index][0].to(device) for index in range(min(LATENCY_BATCH, len(chosen.val)))]
-        known = measure_sites(model, list_sites(model, prune), images, options.step)
-        study.set_fact("latency", known)
-    return known
 
 
 def _final(

@@ -17,8 +17,8 @@ from greedyprune.errors import UserError
 from greedyprune.models import MODELS
 from greedyprune.pruning.schedule import SCHEDULES, KindOptions, ScheduleOptions
 from greedyprune.pruning.scorers import SCORERS
-from greedyprune.ranges import COUNT, COUNT_OR_NONE, POSITIVE_SHARE, SEED, SHARE_BELOW_ONE, Range
-from greedyprune.search.steps import COSTS, SAMPLERS, GlobalOptions
+from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE_BELOW_ONE, Range
+from greedyprune.search.steps import BUDGET, COSTS, SAMPLERS, GlobalOptions
 from greedyprune.text import file_path, plain_text
 
 _NAMES = {"flops": "multiply-adds", "params": "parameters", "latency": "measured latency"}
@@ -109,7 +109,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     for cost in COSTS:
         group.add_argument(
             f"--target_{cost}",
-            type=POSITIVE_SHARE.parse,
+            type=BUDGET.parse,
             metavar="SHARE",
             help=f"the best AP with this share of the dense model's {_NAMES[cost]}, instead of the least for --map_tol",
         )
@@ -238,7 +238,7 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
     """The global schedule that the arguments describe; see `schedule_options`.
 
     Raises:
-        UserError: a value out of range, two budgets, or an option of another schedule.
+        UserError: a value out of range, or two budgets.
     """
     budgets = {cost: getattr(args, f"target_{cost}") for cost in COSTS}
     given = [cost for cost, budget in budgets.items() if budget is not None]
@@ -246,12 +246,6 @@ def global_options(args: argparse.Namespace, grain: int) -> GlobalOptions:
         raise UserError(f"--target_{given[0]} and --target_{given[1]} are two budgets; give one of them")
     if given and args.cost not in (None, given[0]):
         raise UserError(f"--target_{given[0]} and --cost {args.cost} name two costs; leave out --cost")
-    for name in _OF_KIND:
-        for part in ("attn", "ffn"):
-            if getattr(args, f"{part}.{name}") is not None:
-                raise UserError(f"--{part}.{name} is for --schedule gp and modular; global has one --{name} for all")
-    if args.prune != "transformer" and args.scorer not in (None, "basis", "select"):
-        raise UserError(f"--scorer {args.scorer} is of the Transformer alone; with --prune {args.prune} give basis")
     cost = given[0] if given else args.cost or "flops"
     map_tol = 0.02 if args.map_tol is None else args.map_tol
     return GlobalOptions(
@@ -283,15 +277,8 @@ def schedule_options(args: argparse.Namespace, grain: int) -> ScheduleOptions:
             whole heads.
 
     Raises:
-        UserError: a value out of range, or an option of another schedule.
+        UserError: a value out of range.
     """
-    if args.scorer not in (None, "exact"):
-        raise UserError(f"--schedule {args.schedule} grows sites by the exact score; --scorer is for --schedule global")
-    for name in ("pareto", "refine"):
-        if getattr(args, name):
-            raise UserError(f"--schedule {args.schedule} ends with one model; --{name} is for --schedule global")
-    if args.prune != "transformer":
-        raise UserError(f"--schedule {args.schedule} prunes the Transformer; --prune is for --schedule global")
     kinds = {}
     for part, step in (("attn", args.attn_step * grain), ("ffn", args.ffn_step)):
         values: dict[str, Any] = {}

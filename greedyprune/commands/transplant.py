@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,36 @@ from greedyprune.cli import (
     add_device_arguments,
     open_device,
 )
-from greedyprune.commands.calibration import open_cutter, scoring_ids
+from greedyprune.commands.calibration import CUT_SETTINGS, open_cutter, scoring_ids
 from greedyprune.commands.datasets import open_dataset
+from greedyprune.commands.needs import Need, Needs, check_needs, parse_given
 from greedyprune.commands.prune import weights_hash
+from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
 from greedyprune.models import Detector, load_model, read_checkpoint, save_checkpoint
 from greedyprune.models.published import search_masks
 from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
+from greedyprune.pruning.schedule import SCHEDULES, order_sites
+from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
 from greedyprune.ranges import COUNT_OR_NONE, SHARE
 from greedyprune.search.display import ProposalDisplay
 from greedyprune.search.images import Room
-from greedyprune.search.record import Proposal, Record, growths
-from greedyprune.search.steps import best_record, share_of
+from greedyprune.search.loop import check_growths, kept_so_far
+from greedyprune.search.record import Proposal, Record
+from greedyprune.search.result import check_result
+from greedyprune.search.steps import best_record, check_proposals, share_of
+from greedyprune.search.stored import REMEDY, check_sites, check_values
 from greedyprune.search.study import load_result
 from greedyprune.text import file_path, plain_text
 
 DEFAULT_DB = Path("runs/prune/prune.db")
+SETTINGS = {"schedule": ("global", *SCHEDULES), "weights": str, "whole_heads": bool}  # of every study
+_NEEDS: Needs = {
+    "whole_heads": (Need("it is for --cfgs, everything else says itself how heads leave", lambda args: args.cfgs),)
+}
+_SOURCES = {"cfgs": "--cfgs gives the widths", "masks": "a published search-time checkpoint says itself what survives"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         help="data set of the search (default: the embedded demo data set)",
     )
     add_cache_argument(group)
-    add_device_arguments(parser)
+    add_device_arguments(parser, amp=False)
     parser.add_argument(
         "--output", type=file_path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
     )
@@ -90,19 +102,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Transplant as the arguments say.
 
     Raises:
-        UserError: the checkpoint, the study or the widths cannot be used.
+        UserError: the checkpoint, the study or the widths cannot be used, or an option does nothing with them.
     """
-    args = parser().parse_args(argv)
+    args, given = parse_given(parser(), argv)
+    check_needs(args, given, _NEEDS)
     if args.cfgs is not None and args.db is not None:
         raise UserError("--cfgs and --db both say what survives; give one of them")
-    for name in ("trial", "map_tol", "target_flops"):
-        if args.cfgs is not None and getattr(args, name) is not None:
-            raise UserError(f"--{name} picks a trial of a search, and --cfgs gives the widths; give one of them")
     if args.output.suffix != ".safetensors":
         raise UserError(f"--output {args.output} must end in .safetensors")
-    if args.whole_heads and args.cfgs is None:
-        raise UserError("--whole_heads is for --cfgs; a study or a search-time checkpoint says itself how heads leave")
-    model, slim = _slim(args)
+    model, slim = _slim(args, lambda source: check_needs(args, given, _needs(source)))
     save_checkpoint(slim, args.output)
     for part, pair in (("Transformer", (model.transformer, slim.transformer)), ("whole model", (model, slim))):
         before, after = (sum(p.numel() for p in each.parameters()) for each in pair)
@@ -112,53 +120,84 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _slim(args: argparse.Namespace) -> tuple[Detector, Detector]:
-    """The dense model and what survives of it."""
+def _needs(source: str) -> Needs:
+    """What options need, given what says what survives: `cfgs`, `masks`, or the schedule of a study."""
+    from_study = Need(f"{_SOURCES.get(source)}", lambda args: source not in _SOURCES)
+    globally = Need(f"it is for a study of --schedule global, this one is of {source}", lambda args: source == "global")
+    return {
+        "study": (from_study,),
+        "coco_path": (from_study,),
+        **dict.fromkeys(("trial", "map_tol", "target_flops", "cache_gb"), (from_study, globally)),
+    }
+
+
+def _slim(args: argparse.Namespace, check: Callable[[str], None]) -> tuple[Detector, Detector]:
+    """The dense model and what survives of it; `check` is told what says so, see `_needs`."""
+    device = open_device(args)
     if args.cfgs is not None:
+        check("cfgs")
         overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
-        model = load_model(args.resume, key=args.key, **overrides)
+        model = load_model(args.resume, key=args.key, **overrides).to(device)
         cfgs = check_cfgs(parse_cfgs(args.cfgs), model.cfgs, model.options.heads, model.options.unit)
         return model, transplant(model, kept_by_magnitude(model, cfgs))
     model = load_model(args.resume, key=args.key)
-    masks = {} if args.db else search_masks(read_checkpoint(args.resume, args.key)[0])
+    masks = {} if args.db is not None else search_masks(read_checkpoint(args.resume, args.key)[0])
     if masks:
+        check("masks")
         kept, exchanged = kept_from_masks(model, masks)
         print(
             f"{len(kept)} search masks; {exchanged} channels exchanged so that heads keep equal numbers",
             file=sys.stderr,
         )
+        model = model.to(device)
         return model, transplant(model, kept)
-    return _searched(args, model)
+    return _searched(args, model, check)
 
 
-def _searched(args: argparse.Namespace, model: Detector) -> tuple[Detector, Detector]:
+def _searched(args: argparse.Namespace, model: Detector, check: Callable[[str], None]) -> tuple[Detector, Detector]:
     """The model as it was searched, and what a finished study, if it searched this very model, leaves of it."""
     if args.db is None and not DEFAULT_DB.is_file():
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")
-    settings, records, result = load_result(args.db or str(DEFAULT_DB), args.study)
+    db = str(DEFAULT_DB) if args.db is None else args.db
+    settings, records, result = load_result(db, args.study)
+    place = f"the study in {db}"
+    settings = {"whole_heads": False, "mend_augment": "detr", **settings}  # the earliest studies do not say
+    check_values(settings, SETTINGS, f"{place}: its settings")
+    check(settings["schedule"])
     if result is None:
         raise UserError(
             f"the search is not finished ({len(records)} trials are done): run its command again until it is"
         )
-    if settings.get("weights") != weights_hash(model):
+    if settings["weights"] != weights_hash(model):
         raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
-    whole_heads = settings.get("whole_heads", False)
-    if whole_heads != model.options.whole_heads:
-        model = load_model(args.resume, key=args.key, whole_heads=whole_heads)
+    if settings["whole_heads"] != model.options.whole_heads:
+        model = load_model(args.resume, key=args.key, whole_heads=settings["whole_heads"])
+    check_result(result, model, place)
+    model = model.to(open_device(args))
     if settings["schedule"] == "global":
-        return model, _cut(args, model.to(open_device(args)), settings, _told(args, records, settings, result))
-    for name in ("trial", "map_tol", "target_flops"):
-        if getattr(args, name) is not None:
-            raise UserError(
-                f"--{name} picks a trial of a global search; this study is of schedule {settings['schedule']}"
-            )
-    return model, transplant(model, {growth.site: growth.kept for growth in growths(records) if growth.done})
+        check_values(settings, CUT_SETTINGS, f"{place}: its settings")
+        check_proposals(records, place)
+        check_sites(records, {s.name: (s.width, s.grain) for s in list_sites(model, settings["prune"])}, place)
+        return model, _cut(args, model, settings, _told(args, records, settings, result))
+    if args.coco_path is not None:
+        _open_train(args, model, settings)
+    order = order_sites(list_sites(model), settings["schedule"])
+    check_growths(order, records, place)
+    slim = transplant(model, kept_so_far(order, records))
+    if slim.cfgs != parse_cfgs(result["cfgs"]):
+        raise UserError(f"{place}: its result has other widths than its trials, some are missing; {REMEDY}")
+    return model, slim
+
+
+def _open_train(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any]) -> CocoDetection:
+    train = open_dataset(args, model, "train")
+    if train.fingerprint != settings.get("train_data"):
+        raise UserError("the study was made with other training images; give its --coco_path")
+    return train
 
 
 def _cut(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any], record: Record | None) -> Detector:
-    train = open_dataset(args, model, "train")
-    if train.fingerprint != settings["train_data"]:
-        raise UserError("the study calibrated on other training images; give its --coco_path")
+    train = _open_train(args, model, settings)
     score = scoring_ids(train, settings["score_images"], settings["seed"])
     room = Room(round(args.cache_gb * 1e9))
     with autocast(next(model.parameters()).device, settings["amp"], in_place=True), ProposalDisplay() as told:
@@ -212,5 +251,8 @@ def pick(args: argparse.Namespace, records: Sequence[Record], searched_tol: floa
         fit = [(found, -r.flops, r) for found, r in measured if r.flops <= args.target_flops * dense_flops]
         missing = f"--target_flops {args.target_flops:g}: no measured trial has so few multiply-adds"
     if not fit:
-        raise UserError(f"{missing}; search with it (tools/prune_greedy.py)")
+        raise UserError(
+            f"{missing}; run the search again with --pareto, or search with it in a study of its own "
+            f"(tools/prune_greedy.py {missing.split(':')[0]} --study NAME)"
+        )
     return max(fit, key=lambda each: each[:2])[2]

@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import optuna
 import sqlalchemy as sa
@@ -15,6 +14,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.pool import NullPool, QueuePool
 
 from greedyprune.errors import UserError
+from greedyprune.search.location import Location
 
 BUSY_SECONDS = 10.0  # how long SQLite waits for another program's transaction; `?timeout=` in a URL overrides it
 
@@ -30,9 +30,11 @@ _TABLES = (
 )
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "lustre", "gpfs", "beegfs", "gluster", "fuse", "9p")
 _DRIVER_PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}
-_SQLITE_MEANINGS = (
+_SQLITE_DAMAGE = (
     ("not a database", "is not a database: give another --db, or move that file away"),
     ("malformed", "is damaged: restore a copy of it, or give another --db"),
+)
+_SQLITE_MEANINGS = (
     ("readonly", "is read-only: make the file and its folder writable, or give another --db"),
     ("locked", "is locked by another program: close what has it open, then repeat the command"),
     ("disk is full", "cannot grow, the disk is full: what was saved stays; free some space, then repeat the command"),
@@ -41,13 +43,21 @@ _SQLITE_MEANINGS = (
 )
 
 
+class DatabaseDamaged(UserError):
+    """What is there under a database's name is none, or not a whole one."""
+
+
+class DatabaseLost(UserError):
+    """The database of a running search is gone, or holds no longer what the search wrote into it."""
+
+
 class Database:
     """Optuna's tables, in a SQLite file or in any other database that SQLAlchemy reaches.
 
     To a server, a connection is open only while a transaction runs: none times out during a long trial.
 
     Args:
-        url: a file, or a SQLAlchemy URL.
+        location: a file, or a SQLAlchemy URL, or either as text.
         hold: keep a SQLite file open between transactions, with a write-ahead log until `close`. A transaction then
             does not wait for the disk, and yet neither a kill nor a power failure leaves half of one.
 
@@ -60,12 +70,11 @@ class Database:
         UserError: not a URL, or one whose dialect or driver is not there.
     """
 
-    def __init__(self, url: str, *, hold: bool = False) -> None:
-        self.url = _parse(url)
-        sqlite = self.url.get_backend_name() == "sqlite"
-        self.label = url if sqlite else self.url.render_as_string(hide_password=True)
-        self._is_uri = "uri" in self.url.query  # a SQLite URI carries its own open mode
-        self.path = _sqlite_path(self.url) if sqlite else None
+    def __init__(self, location: Location | str, *, hold: bool = False) -> None:
+        self.location = Location.parse(location) if isinstance(location, str) else location
+        self.url, self.label, self.path = self.location.url, self.location.label, self.location.path
+        self._files: dict[Path, os.stat_result] = {}
+        sqlite = self.path is not None
         wait = {"timeout": BUSY_SECONDS} if sqlite and "timeout" not in self.url.query else {}
         pool = QueuePool if sqlite and hold else NullPool
         try:
@@ -80,14 +89,21 @@ class Database:
             raise UserError(
                 f"--db {self.label} needs the Python module {error.name}, which is not installed: pip install {package}"
             ) from None
+        except (TypeError, ValueError, exc.ArgumentError) as error:
+            raise UserError(f"--db {self.label} cannot be used: {error}") from None
         if self.engine.dialect.is_async:
             raise UserError(f"--db {self.label}: {self.url.drivername} is an asynchronous driver; name another one")
+        event.listen(self.engine, "do_connect", self._connect)
         self._reader = self.engine.execution_options(begin="BEGIN")
         if self.path is not None:
             event.listen(self.engine, "connect", _leave_transactions_alone)
             event.listen(self.engine, "begin", _begin)
             if hold and not is_on_network(self.path, _read_mounts()):
                 event.listen(self.engine, "connect", _log_ahead)
+
+    def place(self, study: str) -> str:
+        """A study and this database, for messages."""
+        return f"study {study!r} in {self.label}"
 
     def create(self) -> None:
         """Make what is missing (folder, file, tables), and check that the tables are of this Optuna's schema.
@@ -96,25 +112,49 @@ class Database:
             UserError: the file cannot be made or is not a database, the server cannot be reached, or the tables are
                 of another schema.
         """
-        if self.path is not None and not self._is_uri:
+        if self.path is not None and not self.location.is_uri:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                if self.path.is_dir():
-                    raise UserError(f"database {self.label} is a folder; give a file in it: {self.label}/prune.db")
-                if not self.path.exists():
+                if self.location.find_file(missing_ok=True) is None:
+                    if left := self.location.leftovers():
+                        raise UserError(
+                            f"database {self.label} is gone, but {left[0]} is left of it and would spoil a new one; "
+                            "put the database back beside it, or remove it, too"
+                        )
                     self._create_file(self.path)
                     return
             except OSError as error:
                 raise UserError(f"database {self.label} cannot be made: {error.strerror} ({error.filename})") from None
+        self.location.find_file(missing_ok=True)
         settle(lambda: self._open_with_optuna(skip_table_creation=False))
 
+    def remember_files(self) -> None:
+        """Keep in mind which files are open, for `close`."""
+        for path in [*self.location.leftovers(), *([self.path] if self.path is not None else [])]:
+            with suppress(FileNotFoundError):
+                self._files[path] = os.stat(path)
+
     def close(self) -> None:
-        """Close what is held open. A SQLite file gets its usual journal back, so that it is all there is."""
-        if self.path is not None:
+        """Close what is held open. A SQLite file gets its usual journal back, so that it is all there is.
+
+        Where the file is not the one that was opened, its journal is removed instead: whatever comes in its place would
+        be taken for what it belongs to.
+        """
+        if self.path is not None and self._is_open(self.path):
             with suppress(exc.DBAPIError), self.engine.execution_options(begin=None).connect() as connection:
                 connection.exec_driver_sql("PRAGMA busy_timeout = 0")  # who reads now may go on: it works as it is, too
                 connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
+            self.engine.dispose()
+            return
         self.engine.dispose()
+        for path in filter(self._is_open, self.location.leftovers()):
+            path.unlink(missing_ok=True)
+
+    def _is_open(self, path: Path) -> bool:
+        """Whether a file is one of those that were opened."""
+        with suppress(OSError):
+            return path in self._files and os.path.samestat(os.stat(path), self._files[path])
+        return False
 
     def check(self) -> None:
         """Check, without a change, that there is a database with Optuna's tables in this Optuna's schema.
@@ -122,13 +162,27 @@ class Database:
         Raises:
             UserError: there is not.
         """
-        if self.path is not None and not self.path.exists():
-            raise UserError(f"there is no database {self.label}; a search makes it")
-        with self.transaction(write=False) as connection:
-            found = sa.inspect(connection).get_table_names()
-        if not {*_TABLES, "version_info", "alembic_version"} <= set(found):
+        self.location.find_file()
+        if not self.has_tables():
             raise UserError(f"database {self.label} holds no search")
         self._open_with_optuna(skip_table_creation=True)
+
+    def has_tables(self) -> bool:
+        """Whether Optuna's tables are there."""
+        with self.transaction(write=False) as connection:
+            return {*_TABLES, "version_info", "alembic_version"} <= set(sa.inspect(connection).get_table_names())
+
+    def check_pages(self) -> None:
+        """Have SQLite check the structure of its file; of a server nothing is asked.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if self.path is not None:
+            with self.transaction(write=False) as connection:
+                told = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            if told != "ok":
+                raise DatabaseDamaged(f"database {self.label} is damaged ({told})")
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[sa.Connection]:
@@ -147,6 +201,13 @@ class Database:
         with self.transaction(write=False) as connection:
             metadata.reflect(connection, only=_TABLES)
         return dict(metadata.tables)
+
+    def _connect(self, dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        """Connect; what a driver says of options that it does not take is a mistake in the URL."""
+        try:
+            return dialect.connect(*arguments, **options)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"--db {self.label} cannot be used: {error}") from None
 
     def _create_file(self, path: Path) -> None:
         """Make the tables in another file, then give it its name: nobody ever sees a part of them."""
@@ -201,10 +262,15 @@ class Database:
             raise
         except exc.DBAPIError as error:
             detail = " ".join(str(error.orig).split())
-            for sign, meaning in _SQLITE_MEANINGS if self.path is not None else ():
-                if sign in detail.lower():
-                    raise UserError(f"database {self.label} {meaning}") from error
-            raise UserError(f"database {self.label} refuses: {detail}") from error
+            for kind, meanings in (DatabaseDamaged, _SQLITE_DAMAGE), (UserError, _SQLITE_MEANINGS):
+                for sign, meaning in meanings if self.path is not None else ():
+                    if sign in detail.lower():
+                        raise kind(f"database {self.label} {meaning}") from error
+            # A server that answers, but has no such database (PostgreSQL, MySQL).
+            gone = self.path is None and ("does not exist" in detail or "Unknown database" in detail)
+            raise (DatabaseDamaged if gone else UserError)(
+                f"database {self.label} refuses: {detail}; check it and --db, then repeat the command"
+            ) from error
 
 
 def settle(action: Callable[[], None]) -> None:
@@ -220,27 +286,6 @@ def settle(action: Callable[[], None]) -> None:
             made_meanwhile = isinstance(error, exc.IntegrityError) or "already exists" in str(error)
             if not made_meanwhile or not attempts_left:
                 raise
-
-
-def _parse(text: str) -> sa.URL:
-    if "://" not in text:
-        return sa.URL.create("sqlite", database=str(Path(text).expanduser()))
-    try:
-        return sa.make_url(text)
-    except (exc.ArgumentError, ValueError):  # without the text, which may hold a password
-        raise UserError(
-            f"--db {text.split('://')[0]}://... is not a database URL; "
-            "give a file, or a URL as sqlite:///runs/prune.db or postgresql://user@host/name"
-        ) from None
-
-
-def _sqlite_path(url: sa.URL) -> Path:
-    name = url.database or ":memory:"
-    if name == ":memory:" or url.query.get("mode") == "memory":
-        raise UserError(f"--db {url} is a database in memory, which forgets everything; give a file")
-    if name.startswith("file:") and "uri" in url.query:
-        name = unquote(urlsplit(name).path)
-    return Path(name).resolve()
 
 
 def _leave_transactions_alone(connection: Any, _: Any) -> None:

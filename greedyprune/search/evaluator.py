@@ -22,14 +22,18 @@ class Evaluator:
         subset: the validation subset,
         rest: and all other validation images.
         val: the validation set.
+
+    Attributes:
+        ids: all validation images.
     """
 
     def __init__(self, subset: Activations, rest: Activations, val: CocoDetection) -> None:
-        self.subset, self.rest = subset, rest
+        self.subset, self.rest, self.coco = subset, rest, val.coco
         self.bench = subset.bench
         self.categories = map_labels(self.bench.family.classes(self.bench.model), val.coco, val.root).categories
+        self.ids = [*subset.batches.ids, *rest.batches.ids]
         self.subset_ap = CocoEvaluator(val.coco, subset.batches.ids)
-        self.full_ap = CocoEvaluator(val.coco, [*subset.batches.ids, *rest.batches.ids])
+        self.full_ap = CocoEvaluator(val.coco, self.ids)
 
     def subset_map(self, change: Change = NOTHING) -> tuple[float, Detections]:
         """AP on the subset, and its detections for `full_map` to go on from."""
@@ -38,7 +42,11 @@ class Evaluator:
 
     def full_map(self, subset: Detections, change: Change = NOTHING) -> float:
         """AP on all validation images, of which the subset has run already."""
-        return self.full_ap.ap(Detections.concat([subset, self._detect(self.rest, change)]))
+        return self.full_ap.ap(self.all_found(subset, change))
+
+    def all_found(self, subset: Detections, change: Change = NOTHING) -> Detections:
+        """The detections on all validation images, those on the subset among them."""
+        return Detections.concat([subset, self._detect(self.rest, change)])
 
     def _detect(self, images: Activations, change: Change) -> Detections:
         family, model = self.bench.family, self.bench.model

@@ -71,7 +71,7 @@ def take_lock(database: Database, study: str) -> Lock:
     if len(stem) > 100:  # file names end at 255 bytes
         stem = hashlib.sha256(study.encode()).hexdigest()[:32]
     path = database.path.with_name(f"{database.path.name}.{stem}.lock")
-    return FileLock(path, f"study {study!r} in {database.label}")
+    return FileLock(path, database.place(study))
 
 
 class FileLock:
@@ -117,11 +117,24 @@ class FileLock:
     def confirm(self, connection: sa.Connection) -> None:
         if self._file.closed:
             raise RuntimeError(f"{self.path}: the lock was released, or belongs to the process that this one came from")
+        if not self._is_there():
+            raise UserError(
+                f"{self.path} was removed, so that another process may search, too; what was saved stays; "
+                "repeat the command, and leave that file alone while it runs"
+            )
 
     def release(self) -> None:
         if not self._file.closed:
-            self.path.unlink(missing_ok=True)  # while it is held, so that nobody's but ours is removed
+            if self._is_there():
+                self.path.unlink(missing_ok=True)  # while it is held, so that nobody's but ours is removed
             self._file.close()
+
+    def _is_there(self) -> bool:
+        """Whether the path still names the file that is locked."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+        except OSError:
+            return False
 
     def leave_to_parent(self) -> None:
         """Close a forked child's copy of the file: it would keep the lock after its parent's death."""
@@ -156,7 +169,7 @@ class Lease:
 
     def __init__(self, database: Database, study: str, seconds: float = LEASE_SECONDS) -> None:
         self._database, self._study, self._seconds = database, study, seconds
-        self._what = f"study {study!r} in {database.label}"
+        self._what = database.place(study)
         self._token = uuid.uuid4().hex
         settle(self._make_table)
         settle(self._take)

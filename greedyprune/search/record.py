@@ -2,6 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
+
+from greedyprune.ranges import Amount, CountOrNone, Finite, Range
+
+AP = Range(float, -1, 1)  # COCO's, where -1 says that there was nothing to find
+Ap = Annotated[float, AP]
+
+
+PHASES = ("budget", "move", "mend", "pareto", "refine")
 
 
 @dataclass(frozen=True)
@@ -18,9 +27,9 @@ class Growth:
     """
 
     site: str
-    round: int
+    round: CountOrNone
     kept: tuple[int, ...]
-    loss: float | None
+    loss: Finite | None
     done: bool
 
 
@@ -39,9 +48,9 @@ class Proposal:
     """
 
     phase: str
-    number: int
-    share: float
-    predicted: float | None
+    number: CountOrNone
+    share: Finite
+    predicted: Finite | None
     holds: bool
 
 
@@ -63,13 +72,13 @@ class Record:
 
     origin: Growth | Proposal
     widths: dict[str, int]
-    subset_map: float
-    full_map: float | None
-    target: float
-    params: int
-    flops: int
-    image_forwards: int
-    seconds: float
+    subset_map: Ap
+    full_map: Ap | None
+    target: Ap
+    params: CountOrNone
+    flops: CountOrNone
+    image_forwards: CountOrNone
+    seconds: Amount
 
 
 @dataclass(frozen=True)
@@ -83,10 +92,10 @@ class Baseline:
         seconds: time it took.
     """
 
-    subset_map: float
-    full_map: float
-    image_forwards: int
-    seconds: float
+    subset_map: Ap
+    full_map: Ap
+    image_forwards: CountOrNone
+    seconds: Amount
 
     @property
     def subset_ratio(self) -> float:

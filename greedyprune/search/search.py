@@ -1,10 +1,12 @@
 """A search: phases propose, and every proposal is evaluated and recorded, until none has anything more."""
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from greedyprune.errors import UserError
+from greedyprune.evaluation.nothing import NOTHING, doubt, why_nothing
 from greedyprune.pruning.damage import width_grid
 from greedyprune.pruning.watcher import Watcher
 from greedyprune.search.evaluator import Evaluator
@@ -121,10 +123,28 @@ def change_of(trial: Trial, trials: Sequence[Trial], workshop: Workshop) -> Chan
 
 
 def measured_baseline(evaluator: Evaluator) -> Baseline:
-    """AP of the dense model."""
+    """AP of the dense model.
+
+    Raises:
+        UserError: it finds nothing, on the subset or on all images: there is no AP that a slim model could hold.
+    """
     started, before = time.perf_counter(), evaluator.bench.image_forwards
-    subset_map, found = evaluator.subset_map()
-    full_map = evaluator.full_map(found)
+    subset_map, subset = evaluator.subset_map()
+    found = evaluator.all_found(subset)
+    full_map = evaluator.full_ap.ap(found)
+    if full_map < NOTHING:
+        raise UserError(
+            f"the dense detector finds nothing (AP {full_map:.4f}), there is no AP to hold: "
+            f"{why_nothing(evaluator.coco, evaluator.ids, found)}"
+        )
+    if subset_map < NOTHING:
+        raise UserError(
+            f"on the {len(evaluator.subset)} images of the validation subset the dense detector finds nothing "
+            f"(AP {subset_map:.4f}; on all {len(evaluator.ids)} it is {full_map:.4f}): "
+            f"{why_nothing(evaluator.coco, evaluator.subset.batches.ids, subset)}. Give a larger --subset_images"
+        )
+    if told := doubt(evaluator.coco, evaluator.ids, found, full_map):
+        print(f"warning: {told}", file=sys.stderr)
     seconds = time.perf_counter() - started
     return Baseline(subset_map, full_map, evaluator.bench.image_forwards - before, seconds)
 

@@ -78,13 +78,20 @@ class Chosen:
         """A function of the options, the seed and the data.
 
         Raises:
-            UserError: no training image is left to calibrate on.
+            UserError: there are no validation images, no training images with objects, or none left to calibrate on.
         """
         images, seed = options.images, options.seed
         full = subset_ids(val.image_ids, images.eval_images, seed)
-        labelled = [image for image in train.image_ids if train.coco.getAnnIds(image)]
+        if not full:
+            raise UserError(f"{val.root} has no validation images, and a search measures AP on them")
+        labelled = [image for image in train.image_ids if train.coco.imgToAnns.get(image)]
+        if not labelled:
+            raise UserError(
+                f"no training image in {train.folder} has an object, and a search scores on such; annotate some, or "
+                "give other data as --coco_path"
+            )
         wanted = images.score_images or (64 if options.schedule == "global" else 16)
-        score = subset_ids(labelled or train.image_ids, wanted, seed)
+        score = subset_ids(labelled, wanted, seed)
         others = sorted(set(train.image_ids) - set(score))
         if options.schedule == "global" and not others:
             raise UserError(

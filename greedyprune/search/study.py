@@ -2,40 +2,53 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from greedyprune.errors import UserError
-from greedyprune.search.database import Database
+from greedyprune.ranges import check_ranges
+from greedyprune.search.confirm import Confirmation
+from greedyprune.search.database import Database, DatabaseLost
 from greedyprune.search.lock import Lock, take_lock
 from greedyprune.search.record import Baseline, Record
-from greedyprune.search.trials import Tables, insert_trial, inserted_key, read_trials, width_distributions
+from greedyprune.search.rows import check_name, create_study, find_study, read_attributes, write_attributes
+from greedyprune.search.settings import differences
+from greedyprune.search.stored import REMEDY, Sites, Wrong, check_record, read_baseline, read_trial
+from greedyprune.search.trials import insert_trial, read_trials, width_distributions
 from greedyprune.version import __version__
 
-_ABSENT = object()
 _FACT = "fact: "
 
 
 class Study:
     """A search's records, in order, and what they depend on. Open it with `Study.open`; it is a context manager.
 
+    It knows in memory what it has read and written. After each write it looks, as another process would, whether the
+    database has all of that (see `Confirmation`). Once it has not, nothing more is written; what is known stays.
+
     Attributes:
         name: its name in the database.
+        place: the study and its database, for messages.
         bookkeeping_seconds: time spent in the database and its lock so far.
+        lost: what has become of the database; None: it is where it was.
     """
 
-    def __init__(self, database: Database, name: str, lock: Lock, distributions: Mapping[str, str]) -> None:
-        self.name = name
+    def __init__(self, database: Database, name: str, lock: Lock, sites: Sites) -> None:
+        self.name, self.place = name, database.place(name)
         self.bookkeeping_seconds = 0.0
-        self._database, self._lock, self._distributions = database, lock, distributions
+        self.lost: DatabaseLost | None = None
+        self._database, self._lock, self._sites = database, lock, sites
+        self._distributions = width_distributions(sites)
+        self._confirmation = Confirmation(database.location, name, self.place)
         self._id = -1
         self._records: list[Record] = []
-        self._last_trial = -1
+        self._attributes: dict[str, Any] = {}
 
     @classmethod
     def open(
@@ -44,7 +57,7 @@ class Study:
         name: str,
         settings: Mapping[str, Any],
         *,
-        sites: Mapping[str, tuple[int, int]],
+        sites: Sites,
         command_hint: str = "",
     ) -> "Study":
         """Create a study or go on with it, and hold its lock until `close`.
@@ -52,55 +65,58 @@ class Study:
         Args:
             url: a file, made with its folder where missing, or a SQLAlchemy URL.
             name: one database may hold several studies.
-            settings: everything that decides the result, as JSON values. Those of an existing study must be equal.
+            settings: everything that decides the result, as JSON values. Those of an existing study must be equal,
+                unless it is still empty.
             sites: site name -> its dense width and the step that its width grows by, for the range of a parameter.
             command_hint: the command that goes on with this study; told to who comes with other settings.
 
         Raises:
             UserError: the database cannot be used (see `Database`), another process holds the study, it was started
-                with other settings, or it was not made by a search.
+                with other settings, it was not made by a search, or its rows are not what a search writes.
         """
         started = time.perf_counter()
-        if not 0 < len(name) <= 200:
-            raise UserError(f"--study {name!r}: a study's name has 1 to 200 characters")
+        check_name(name)
         database = Database(url, hold=True)
         try:
             database.create()
+            database.remember_files()
             lock = take_lock(database, name)
         except BaseException:
             database.engine.dispose()
             raise
-        study = cls(database, name, lock, width_distributions(sites))
         try:
+            study = cls(database, name, lock, sites)
             study._begin(json.loads(json.dumps(dict(settings))), command_hint)
-            study.records()  # a trial that is not ours must be told now, not in the end
         except BaseException:
-            study.close()
+            database.close()
+            lock.release()
             raise
         study.bookkeeping_seconds = time.perf_counter() - started
         return study
 
     def records(self) -> list[Record]:
         """Every record of the study, in order."""
-        with self._timed(), self._database.transaction(write=False) as connection:
-            for key, record in read_trials(connection, self._database.tables, self._id, after=self._last_trial):
-                self._records.append(record)
-                self._last_trial = key
         return list(self._records)
 
     def add(self, record: Record) -> None:
         """Write a record as the next trial, in one transaction: a kill leaves all of it or nothing.
 
         Raises:
-            UserError: the database refuses (full disk, locked ...), or the lock was lost. What was saved stays.
+            DatabaseLost: the database is no longer there. The record is known nevertheless.
+            UserError: the database refuses (full disk, locked ...), the lock was lost, or the record says what none
+                can. What was saved stays.
         """
-        with self._writing() as connection:
+        self._check(record)
+
+        def write(connection: sa.Connection) -> None:
             insert_trial(connection, self._database.tables, self._id, record, self._distributions)
+
+        self._write(write, lambda: self._records.append(record))
 
     def baseline(self) -> Baseline | None:
         """The dense model as it was measured, or None before that."""
-        found = self._attributes().get("baseline")
-        return None if found is None else Baseline(**found)
+        found = self._attributes.get("baseline")
+        return None if found is None else read_baseline(found)
 
     def set_baseline(self, baseline: Baseline) -> None:
         """Store the dense model's measurement."""
@@ -108,7 +124,7 @@ class Study:
 
     def facts(self) -> dict[str, Any]:
         """What `set_fact` stored, by its key: measurements that proposals follow from."""
-        found = self._attributes()
+        found = self._attributes
         return {key.removeprefix(_FACT): value for key, value in found.items() if key.startswith(_FACT)}
 
     def set_fact(self, key: str, value: Any) -> None:
@@ -117,11 +133,25 @@ class Study:
 
     def result(self) -> dict[str, Any] | None:
         """What `set_result` stored, or None while the search goes on."""
-        return self._attributes().get("result")
+        return self._attributes.get("result")
 
     def set_result(self, result: Mapping[str, Any]) -> None:
         """Store the end of the search, as JSON values; it makes the study a finished one."""
         self._set({"result": dict(result)})
+
+    def copy_to(self, url: str) -> None:
+        """Write what is known into a study of the same name in another database.
+
+        Raises:
+            UserError: that database cannot be used.
+        """
+        known = dict(self._attributes)
+        with Study.open(
+            url, self.name, known.pop("settings"), sites=self._sites, command_hint=known.pop("command")
+        ) as copy:
+            copy._set(known)
+            for record in self._records:
+                copy.add(record)
 
     def close(self) -> None:
         """Give the lock and the database back."""
@@ -139,40 +169,80 @@ class Study:
 
     def _begin(self, settings: dict[str, Any], command: str) -> None:
         tables = self._database.tables
-        with self._writing() as connection:
-            found = _find(connection, tables, self.name)
+        with self._database.transaction(write=True) as connection:
+            self._lock.confirm(connection)
+            found = find_study(connection, tables, self.name)
             if found is None:
-                self._id = _create(connection, tables, self.name)
-                attributes = {"greedyprune": __version__, "settings": settings}
+                self._id = create_study(connection, tables, self.name)
+                known: dict[str, Any] = {}
+                new = {"greedyprune": __version__, "settings": settings}
             else:
                 self._id = found
-                attributes = _read_attributes(connection, tables, found)
-                place = f"study {self.name!r} in {self._database.label}"
-                stored = _settings(attributes, place)
-                differences = _differences(stored, settings)
-                if differences:
-                    earlier = f" ({attributes['command']})" if attributes.get("command") else ""
-                    raise UserError(
-                        f"{place} was started with other settings: {'; '.join(differences)}. "
-                        f"Repeat the earlier command{earlier} to go on with it, or start a new study with --study NAME"
-                    )
-                attributes = {}
+                known, self._records = _read(connection, self._database, found, self.place, self._sites)
+                new = self._take_over(known, settings)
             # A resumed study is written to as well: a disk that refuses must say so before hours of work, not after.
-            _write_attributes(connection, tables, self._id, {**attributes, "command": command})
+            new["command"] = command
+            write_attributes(connection, tables, self._id, new)
+        self._attributes = known | new
+        self._database.remember_files()
+        self._confirmation.check(self._records, self._attributes)
 
-    def _attributes(self) -> dict[str, Any]:
-        with self._timed(), self._database.transaction(write=False) as connection:
-            return _read_attributes(connection, self._database.tables, self._id)
+    def _take_over(self, known: Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+        """The attributes that a study of other settings gets; none where it has the same ones."""
+        changes = differences(known["settings"], settings)
+        if not changes:
+            return {}
+        if not self._records and known.keys() <= {"greedyprune", "settings", "command"}:
+            return {"greedyprune": __version__, "settings": settings}  # an empty study protects nothing
+        earlier = f" ({known['command']})" if known.get("command") else ""
+        raise UserError(
+            f"{self.place} was started with other settings: {'; '.join(changes)}. "
+            f"Repeat the earlier command{earlier} to go on with it, or start a new study with --study NAME"
+        )
+
+    def _check(self, record: Record) -> None:
+        """Nothing is written that could not be read."""
+        if record.widths.keys() != self._sites.keys():
+            raise ValueError(f"a record has the sites {list(record.widths)}, its study {list(self._sites)}")
+        for part in (record, record.origin):
+            check_ranges(part, lambda name: f"{name} of trial {len(self._records)}")
+        try:
+            check_record(record, self._sites)
+        except Wrong as error:
+            raise ValueError(str(error)) from None
 
     def _set(self, attributes: Mapping[str, Any]) -> None:
-        with self._writing() as connection:
-            _write_attributes(connection, self._database.tables, self._id, attributes)
+        def write(connection: sa.Connection) -> None:
+            write_attributes(connection, self._database.tables, self._id, attributes)
 
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._timed(), self._database.transaction(write=True) as connection:
-            self._lock.confirm(connection)
-            yield connection
+        self._write(write, lambda: self._attributes.update(json.loads(json.dumps(attributes))))
+
+    def _write(self, write: Callable[[sa.Connection], None], know: Callable[[], None]) -> None:
+        """Write something and know it, and raise the loss of the database with which that is found out."""
+        if self.lost is not None:
+            know()
+            return
+        try:
+            with self._timed(), self._database.transaction(write=True) as connection:
+                self._lock.confirm(connection)
+                write(connection)
+        except (UserError, exc.IntegrityError) as error:
+            self._confirm()  # what went before may be lost, too: then that is to be told
+            if self.lost is None:
+                what = error if isinstance(error, UserError) else " ".join(str(error.orig).split())
+                raise UserError(str(what)) from error
+        know()
+        self._confirm()
+        if self.lost is not None:
+            raise self.lost
+
+    def _confirm(self) -> None:
+        if self.lost is None:
+            try:
+                with self._timed():
+                    self._confirmation.check(self._records, self._attributes, whole="result" in self._attributes)
+            except DatabaseLost as error:
+                self.lost = error
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -221,8 +291,11 @@ def load_result(url: str, name: str | None = None) -> tuple[dict[str, Any], list
         Its settings, its records in order, and its result (None while its search goes on).
 
     Raises:
-        UserError: there is no such database or study, or it was not made by a search.
+        UserError: there is no such database or study, it was not made by a search, or its rows are not what a search
+            writes.
     """
+    if name is not None:
+        check_name(name)
     database = Database(url)
     database.check()
     known = _summaries(database)
@@ -232,13 +305,30 @@ def load_result(url: str, name: str | None = None) -> tuple[dict[str, Any], list
             raise UserError(f"database {database.label} holds {len(known)} studies; choose with --study: {holds}")
         name = known[0].name
     with database.transaction(write=False) as connection:
-        study_id = _find(connection, database.tables, name)
+        study_id = find_study(connection, database.tables, name)
         if study_id is None:
             raise UserError(f"study {name!r} is not in {database.label}; it holds: {holds}")
-        attributes = _read_attributes(connection, database.tables, study_id)
-        settings = _settings(attributes, f"study {name!r} in {database.label}")
-        records = [record for _, record in read_trials(connection, database.tables, study_id)]
-    return settings, records, attributes.get("result")
+        attributes, records = _read(connection, database, study_id, database.place(name))
+    return attributes["settings"], records, attributes.get("result")
+
+
+def _read(
+    connection: sa.Connection, database: Database, study_id: int, place: str, sites: Sites | None = None
+) -> tuple[dict[str, Any], list[Record]]:
+    """What a study's rows say, checked: its attributes and its records."""
+    try:
+        attributes = read_attributes(connection, database.tables, study_id)
+        trials = read_trials(connection, database.tables, study_id)
+        if "greedyprune" not in attributes:
+            raise UserError(f"{place} was made by another program; start a new study with --study NAME")
+        for key in ("settings", "result"):
+            if not isinstance(attributes.get(key, {}), dict) or (key == "settings" and key not in attributes):
+                raise Wrong(key, "is not an object with fields")
+        if attributes.get("baseline") is not None:
+            read_baseline(attributes["baseline"])
+    except Wrong as error:
+        raise UserError(f"{place}: {error}; {REMEDY}") from None
+    return attributes, [read_trial(trial, number, sites, place) for number, trial in enumerate(trials)]
 
 
 def _summaries(database: Database) -> list[StudySummary]:
@@ -255,56 +345,3 @@ def _summaries(database: Database) -> list[StudySummary]:
     with database.transaction(write=False) as connection:
         done = set(connection.execute(sa.select(attributes.c.study_id).where(attributes.c.key == "result")).scalars())
         return [StudySummary(name, count, key in done, best) for key, name, count, best in connection.execute(found)]
-
-
-def _find(connection: sa.Connection, tables: Tables, name: str) -> int | None:
-    studies = tables["studies"]
-    return connection.execute(sa.select(studies.c.study_id).where(studies.c.study_name == name)).scalar_one_or_none()
-
-
-def _create(connection: sa.Connection, tables: Tables, name: str) -> int:
-    study_id = inserted_key(connection.execute(tables["studies"].insert().values(study_name=name)))
-    direction = {"study_id": study_id, "objective": 0, "direction": "MAXIMIZE"}
-    connection.execute(tables["study_directions"].insert().values(direction))
-    return study_id
-
-
-def _read_attributes(connection: sa.Connection, tables: Tables, study_id: int) -> dict[str, Any]:
-    table = tables["study_user_attributes"]
-    rows = connection.execute(sa.select(table.c.key, table.c.value_json).where(table.c.study_id == study_id))
-    return {key: json.loads(value) for key, value in rows}
-
-
-def _write_attributes(connection: sa.Connection, tables: Tables, study_id: int, attributes: Mapping[str, Any]) -> None:
-    table = tables["study_user_attributes"]
-    for key, value in attributes.items():
-        connection.execute(table.delete().where(table.c.study_id == study_id, table.c.key == key))
-        connection.execute(table.insert().values(study_id=study_id, key=key, value_json=json.dumps(value)))
-
-
-def _settings(attributes: Mapping[str, Any], place: str) -> dict[str, Any]:
-    if "greedyprune" not in attributes:
-        raise UserError(f"{place} was made by another program; start a new study with --study NAME")
-    return attributes["settings"]
-
-
-def _differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Every setting that is not the same, with both values."""
-    lines = []
-    for key in {**stored, **given}:
-        before, now = stored.get(key, _ABSENT), given.get(key, _ABSENT)
-        if before != now:
-            shown = _show(before), _show(now)
-            if shown[0] == shown[1]:
-                shown = json.dumps(before), json.dumps(now)
-            lines.append(f"{key} was {shown[0]}, now {shown[1]}")
-    return lines
-
-
-def _show(value: Any) -> str:
-    if value is _ABSENT:
-        return "not set"
-    if isinstance(value, float):
-        return f"{value:g}"
-    text = value if isinstance(value, str) and value else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."

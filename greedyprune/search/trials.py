@@ -6,8 +6,8 @@ hundred statements for 30 sites; these are seven.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from math import gcd
 from typing import Any
@@ -16,21 +16,10 @@ import optuna
 import sqlalchemy as sa
 from optuna.distributions import IntDistribution, distribution_to_json
 
-from greedyprune.errors import UserError
-from greedyprune.search.record import Growth, Proposal, Record
+from greedyprune.search.record import Record
+from greedyprune.search.stored import ATTRIBUTES, FULL, SUBSET, StoredTrial
 
-SUBSET, FULL = 0, 1  # steps of a trial's intermediate values
 Tables = Mapping[str, sa.Table]
-
-# Attribute of a trial -> field of a Record. Widths and APs are the trial's parameters and values; the fields of what
-# it came from are attributes under their own names.
-_ATTRIBUTES = {
-    "target": "target",
-    "multiply_adds": "flops",
-    "parameters": "params",
-    "image_forwards": "image_forwards",
-    "seconds": "seconds",
-}
 
 
 def width_distributions(sites: Mapping[str, tuple[int, int]]) -> dict[str, str]:
@@ -63,11 +52,10 @@ def insert_trial(
     studies, trials = tables["studies"], tables["trials"]
     # As Optuna does: who adds a trial holds the study's row, so that two never take the same number.
     connection.execute(sa.select(studies.c.study_id).where(studies.c.study_id == study_id).with_for_update())
-    same_study = sa.select(sa.func.count()).where(trials.c.study_id == study_id)
     now = _now()
     trial = {
         "study_id": study_id,
-        "number": connection.execute(same_study).scalar_one(),
+        "number": count_trials(connection, tables, study_id),
         "state": "PRUNED" if record.full_map is None else "COMPLETE",
         "datetime_start": now - timedelta(seconds=record.seconds),
         "datetime_complete": now,
@@ -83,7 +71,7 @@ def insert_trial(
         {"param_name": name, "param_value": width, "distribution_json": distributions[name]}
         for name, width in record.widths.items()
     ]
-    told = asdict(record.origin) | {name: getattr(record, field) for name, field in _ATTRIBUTES.items()}
+    told = asdict(record.origin) | {name: getattr(record, field) for name, field in ATTRIBUTES.items()}
     attributes = [{"key": key, "value_json": json.dumps(value, separators=(",", ":"))} for key, value in told.items()]
     for table, rows in (
         ("trial_values", [value]),
@@ -94,30 +82,25 @@ def insert_trial(
         connection.execute(tables[table].insert(), [trial_key | row for row in rows])
 
 
-def read_trials(
-    connection: sa.Connection, tables: Tables, study_id: int, after: int = -1
-) -> Iterator[tuple[int, Record]]:
-    """Trials of a study as records, in order.
+def count_trials(connection: sa.Connection, tables: Tables, study_id: int) -> int:
+    """How many trials a study has, whatever their state."""
+    same_study = sa.select(sa.func.count()).where(tables["trials"].c.study_id == study_id)
+    return int(connection.execute(same_study).scalar_one())
+
+
+def read_trials(connection: sa.Connection, tables: Tables, study_id: int, after: int = -1) -> list[StoredTrial]:
+    """Trials of a study as they are stored, in order, whatever their state.
 
     Args:
         connection: in a transaction.
         tables: `Database.tables`.
         study_id: the study's key.
-        after: only trials with a larger key.
-
-    Yields:
-        Pairs of the trial's key in the database and its record.
-
-    Raises:
-        UserError: a trial was written by another program.
+        after: only trials with a larger number.
     """
     trials = tables["trials"]
-    wanted = (trials.c.study_id == study_id) & (trials.c.trial_id > after)
-    numbers = connection.execute(
-        sa.select(trials.c.trial_id, trials.c.number)
-        .where(wanted, trials.c.state.in_(("COMPLETE", "PRUNED")))
-        .order_by(trials.c.trial_id)
-    ).all()
+    wanted = trials.c.study_id == study_id
+    if after >= 0:
+        wanted &= trials.c.number > after
 
     def parts(name: str, order: str, key: str, value: str) -> dict[int, dict[Any, Any]]:
         table = tables[name]
@@ -133,31 +116,14 @@ def read_trials(
         return found
 
     widths = parts("trial_params", "param_id", "param_name", "param_value")
+    values = parts("trial_values", "trial_value_id", "objective", "value")
     maps = parts("trial_intermediate_values", "step", "step", "intermediate_value")
     attributes = parts("trial_user_attributes", "trial_user_attribute_id", "key", "value_json")
-    for trial_id, number in numbers:
-        try:
-            told = {name: json.loads(value) for name, value in attributes[trial_id].items()}
-            record = Record(
-                origin=_origin(told),
-                widths={name: int(width) for name, width in widths[trial_id].items()},
-                subset_map=maps[trial_id][SUBSET],
-                full_map=maps[trial_id].get(FULL),
-                **{field: told[name] for name, field in _ATTRIBUTES.items()},
-            )
-        except KeyError:
-            raise UserError(
-                f"trial {number} of the study was written by another program; start a new study with --study NAME"
-            ) from None
-        yield trial_id, record
-
-
-def _origin(told: Mapping[str, Any]) -> Growth | Proposal:
-    kind = Growth if "site" in told else Proposal
-    values = {field.name: told[field.name] for field in fields(kind)}
-    if "kept" in values:
-        values["kept"] = tuple(values["kept"])
-    return kind(**values)
+    rows = sa.select(trials.c.trial_id, trials.c.number, trials.c.state).where(wanted).order_by(trials.c.number)
+    return [
+        StoredTrial(number, state, values[key].get(0), widths[key], maps[key], attributes[key])
+        for key, number, state in connection.execute(rows).all()
+    ]
 
 
 def inserted_key(result: "sa.CursorResult[Any]") -> int:

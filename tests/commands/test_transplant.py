@@ -155,3 +155,35 @@ def test_a_trial_that_is_not_there_is_refused_in_one_line(asked: dict[str, float
 def test_where_nothing_holds_the_dense_model_is_picked() -> None:
     args = argparse.Namespace(trial=None, map_tol=None, target_flops=None)
     assert pick(args, [trial("budget", 0.5, 0.1, False, 50)], 0.02, 100.0) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--trial 1", "--map_tol 0.1", "--target_flops 0.9", "--coco_path data", "--cache_gb 1", "--study x"],
+)
+@pytest.mark.parametrize("source", ["cfgs", "masks"])
+def test_an_option_of_a_study_is_refused_where_there_is_none(
+    source: str, words: str, dense: Path, tmp_path: Path
+) -> None:
+    model = load_model(dense)
+    resume, cfgs = dense, ["--cfgs", CFGS]
+    if source == "masks":
+        state = model.state_dict()
+        for layer, widths in (
+            ("encoder.layers.0", (1, 2)),
+            ("decoder.layers.0", (1, 2, 3)),
+            ("decoder.layers.1", (1, 2, 3)),
+        ):
+            for select in widths:
+                size = 40 if select == widths[-1] else 32
+                state[f"transformer.{layer}.select{select}.prune_a"] = torch.ones(1, 1, size)
+        resume, cfgs = tmp_path / "search.pth", []
+        torch.save({"model": state, "args": argparse.Namespace(nheads=4, dim_feedforward=40)}, resume)
+    flag = words.split()[0]
+    with pytest.raises(UserError, match=rf"^{flag} does nothing in this call: .*; leave it out$"):
+        main(["--resume", str(resume), *cfgs, "--output", str(tmp_path / "slim.safetensors"), *words.split()])
+
+
+def test_how_heads_leave_is_for_widths_alone(dense: Path) -> None:
+    with pytest.raises(UserError, match="--whole_heads does nothing in this call: it is for --cfgs"):
+        main(["--resume", str(dense), "--whole_heads"])

@@ -1,6 +1,8 @@
 """Databases that a study cannot use, or can use only with care."""
 
 import itertools
+import os
+import socket
 import sqlite3
 from pathlib import Path
 
@@ -33,6 +35,20 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path, content)
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
         ("sqlite:///file:x?mode=memory&uri=true", "in memory"),
+        ("", "--db is empty"),
+        ("sqlite:///x?foo=1", "?foo is no option of SQLite; leave it out"),
+        ("sqlite:///x?timeout=abc", "it must be a number of at least 0"),
+        ("sqlite:///x?timeout=nan", "it must be a number of at least 0"),
+        ("sqlite:///x?timeout=1&timeout=2", "?timeout is given twice"),
+        ("sqlite:///x?uri=maybe", "is neither true nor false"),
+        ("sqlite:///x?mode=ro", "?mode needs a URI: sqlite:///file:PATH?mode=ro&uri=true"),
+        ("sqlite:///x?isolation_level=foo", "?isolation_level is no option"),
+        ("sqlite://me:secret@host/x", "SQLite has none"),
+        ("://x", "is not a database URL"),
+        ("x\0y", "has a character"),
+        ("lone \udcff", "has a character"),
+        ("postgresql://me:secret\udcff@host/x", "has a character"),
+        ("sqlite:///%00x", "has a character"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_without_telling_its_password(url, words):
@@ -45,6 +61,23 @@ def test_a_folder_where_a_file_is_meant_is_refused(tmp_path):
     assert "is a folder" in refusal(open_study, tmp_path)
     (tmp_path / "file").write_text("")
     assert "cannot be made" in refusal(open_study, tmp_path / "file" / "prune.db")
+
+
+def test_what_is_no_file_is_refused_and_left_alone(tmp_path):
+    os.symlink("loop", tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+    words = {
+        "loop": "cannot be opened: Too many levels of symbolic links",
+        "pipe": "is a pipe",
+        "socket": "is a socket",
+    }
+    for name, each in words.items():
+        for action in (open_study, load_result):
+            assert each in refusal(action, str(tmp_path / name))
+    assert "is a device" in refusal(open_study, "/dev/null")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loop", "pipe", "socket"]
 
 
 def test_a_read_only_database_is_refused_before_the_search(db):

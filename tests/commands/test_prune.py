@@ -1,0 +1,270 @@
+"""`tools/prune_greedy.py` where something is in its way: what is said, what is kept, and whether the advice works."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from greedyprune import load_model
+from greedyprune.commands.make_shapes import main as make_shapes
+from greedyprune.commands.prune import main as prune
+from greedyprune.errors import UserError
+from greedyprune.search.record import Record
+from greedyprune.search.study import Study, load_result
+
+STEPS = ["--subset_images", "6", "--score_images", "2", "--attn_step", "8", "--ffn_step", "256"]
+QUICK = {
+    "global": [*STEPS, "--calib_images", "4", "--mend_steps", "0", "--rounds", "0"],
+    "gp": [*STEPS, "--schedule", "gp", "--num_evaluate", "8", "--map_tol", "0.5"],
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes([str(folder), "--train_images", "8", "--val_images", "12", "--workers", "1"])
+    return folder
+
+
+def arguments(data: Path, output: Path, schedule: str = "global") -> list[str]:
+    return ["--coco_path", str(data), "--output_dir", str(output), "--device", "cpu", *QUICK[schedule]]
+
+
+def before_trial(patch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
+    """Do something once, while a search writes a trial."""
+    add, left = Study.add, [act]
+
+    def act_and_add(study: Study, record: Record) -> None:
+        if left and len(study.records()) == number:
+            left.pop()()
+        add(study, record)
+
+    patch.setattr(Study, "add", act_and_add)
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("schedule", ["global", "gp"])
+def test_a_database_that_is_deleted_ends_the_search_with_files_of_what_is_known_and_trials_to_go_on_from(
+    schedule: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, troubled = tmp_path / "calm", tmp_path / "troubled"
+    assert prune(arguments(data, calm, schedule)) == 0
+    undisturbed = load_result(str(calm / "prune.db"))[1]
+    with monkeypatch.context() as patch:
+        before_trial(patch, 2, (troubled / "prune.db").unlink)
+        with pytest.raises(UserError) as told:
+            prune(arguments(data, troubled, schedule))
+    assert str(told.value) == (
+        f"study 'prune-{schedule}' in {troubled}/prune.db is gone: the file was deleted or moved. What was found until "
+        f"then is in {troubled}; its 3 trials are saved: go on with --db {troubled}/rescued.db"
+    )
+    files = {"slim.safetensors", "cfgs.json", "result.json", "rescued.db"}
+    assert {path.name for path in troubled.iterdir()} == files | ({"pareto.png"} if schedule == "global" else set())
+    slim, result = load_model(troubled / "slim.safetensors"), json.loads((troubled / "result.json").read_text())
+    assert slim.cfgs.to_list() == result["cfgs"] == json.loads((troubled / "cfgs.json").read_text())
+
+    assert prune([*arguments(data, troubled, schedule), "--db", str(troubled / "rescued.db")]) == 0
+    records = load_result(str(troubled / "rescued.db"))[1]
+    assert [(r.origin, r.widths, r.full_map) for r in records] == [
+        (r.origin, r.widths, r.full_map) for r in undisturbed
+    ]
+    assert (troubled / "cfgs.json").read_text() == (calm / "cfgs.json").read_text()
+    one, other = (load_model(folder / "slim.safetensors").state_dict() for folder in (calm, troubled))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_database_that_is_deleted_before_the_first_trial_leaves_nothing_to_save(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_baseline = Study.set_baseline
+
+    def delete_first(study: Study, baseline: Any) -> None:
+        (tmp_path / "prune.db").unlink()
+        set_baseline(study, baseline)
+
+    monkeypatch.setattr(Study, "set_baseline", delete_first)
+    with pytest.raises(UserError, match="is gone: the file was deleted or moved; no trial was finished yet: repeat"):
+        prune(arguments(data, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_larger_share_works_where_it_is_advised(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"--target_flops 0\.1 cannot be reached: .*; give a larger share"):
+        prune([*arguments(data, tmp_path), "--target_flops", "0.1"])
+    before_trial(monkeypatch, 0, stop)
+    with pytest.raises(KeyboardInterrupt):
+        prune([*arguments(data, tmp_path), "--target_flops", "0.9"])
+    assert load_result(str(tmp_path / "prune.db"))[0]["budget"] == 0.9
+
+
+def change_val(data: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a data set with other annotations of its validation images."""
+    shutil.copytree(data, folder)
+    path = folder / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def no_boxes(content: dict[str, Any]) -> None:
+    content["annotations"] = []
+
+
+def foreign_ids(content: dict[str, Any]) -> None:
+    ids = [category["id"] for category in content["categories"]]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = ids[ids.index(annotation["category_id"]) - 1]
+
+
+def other_places(content: dict[str, Any]) -> None:
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [0, 0, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (no_boxes, r"\(AP -1.0000\).*the 12 images have no boxes to find"),
+        (other_places, r"\(AP 0.0000\).*they lie elsewhere, whatever their classes"),
+    ],
+)
+def test_a_detector_that_finds_nothing_is_refused_with_why(
+    change: Callable[[dict[str, Any]], None], words: str, data: Path, tmp_path: Path
+) -> None:
+    changed = change_val(data, tmp_path / "data", change)
+    with pytest.raises(UserError, match=words):
+        prune(arguments(changed, tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["prune.db"]
+
+
+def test_category_ids_that_seem_to_mean_other_classes_are_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before_trial(monkeypatch, 0, stop)
+    with pytest.raises(KeyboardInterrupt):
+        prune(arguments(change_val(data, tmp_path / "data", foreign_ids), tmp_path / "out", "gp"))
+    assert "the data seem to mean other classes to this model" in capsys.readouterr().err
+
+
+def test_a_larger_subset_works_where_it_is_advised(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_image(content: dict[str, Any]) -> None:
+        last = max(image["id"] for image in content["images"])
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] == last]
+
+    changed = change_val(data, tmp_path / "data", one_image)
+    with pytest.raises(UserError, match=r"the 1 images have no boxes to find.*Give a larger --subset_images"):
+        prune([*arguments(changed, tmp_path / "out"), "--subset_images", "1"])
+    before_trial(monkeypatch, 0, stop)
+    with pytest.raises(KeyboardInterrupt):
+        prune([*arguments(changed, tmp_path / "out"), "--subset_images", "12"])
+
+
+def test_training_images_without_objects_are_told(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    path = tmp_path / "data" / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    with pytest.raises(UserError, match=r"none of the 8 training images .* has an object"):
+        prune(arguments(tmp_path / "data", tmp_path / "out"))
+
+
+EMPTY = ["--resume", "missing.safetensors"]  # what is asked of options comes first
+
+
+@pytest.mark.parametrize(
+    "words",
+    """--schedule gp --target_flops 0.9 : target_flops
+--schedule gp --cost params : cost
+--schedule gp --refit : refit
+--schedule gp --no-refit : no-refit
+--schedule gp --scorer basis : scorer
+--schedule gp --prune all : prune
+--schedule gp --rounds 3 : rounds
+--schedule gp --mend_steps 0 : mend_steps
+--schedule gp --mends 1 : mends
+--schedule gp --mend_images 10 : mend_images
+--schedule gp --mend_augment flips : mend_augment
+--schedule gp --calib_images 10 : calib_images
+--schedule gp --pareto : pareto
+--schedule modular --refine 3 : refine
+--schedule modular --sampler tpe : sampler
+--schedule modular --site_decay 0.1 : site_decay
+--schedule modular --conv_step 16 : conv_step
+--schedule gp --map_tol 0.1 --attn.map_tol 0.1 --ffn.map_tol 0.1 : map_tol
+--site_decay 0.1 : site_decay
+--num_evaluate 3 : num_evaluate
+--attn.map_tol 0.1 : attn.map_tol
+--ffn.num_evaluate 3 : ffn.num_evaluate
+--attn.skip_eval_converge 0.1 : attn.skip_eval_converge
+--map_tol 0.02 --target_flops 0.9 : map_tol
+--skip_eval_converge 0.02 --target_params 0.9 : skip_eval_converge
+--mends 2 --target_flops 0.9 : mends
+--mends 2 --mend_steps 0 : mends
+--mend_steps 100 --mends 0 : mend_steps
+--mend_images 10 --mends 0 : mend_images
+--mend_augment flips : mend_augment
+--conv_step 16 : conv_step
+--sampler nsgaii : sampler
+--subset_images 100 --eval_images 50 : subset_images
+--prune backbone --attn_step 1 : attn_step
+--prune backbone --ffn_step 32 : ffn_step
+--prune backbone --whole_heads : whole_heads
+--prune backbone --no-refit : no-refit
+--prune backbone --scorer select : scorer
+--prune all --scorer taylor : scorer""".splitlines(),
+)
+def test_an_option_that_does_nothing_is_refused_by_name(words: str) -> None:
+    given, named = words.split(" : ")
+    with pytest.raises(UserError, match=rf"^--{named} does nothing in this call: .*; leave it out$"):
+        prune([*EMPTY, *given.split()])
+
+
+@pytest.mark.parametrize(
+    "words",
+    """--map_tol 0.02
+--target_flops 0.9 --cost flops
+--target_latency 0.9 --mends 1
+--schedule gp --scorer exact --prune transformer
+--schedule gp --map_tol 0.1 --attn.map_tol 0.2
+--mend_steps 0 --mends 0
+--mend_steps 3000 --mends 3
+--prune all --scorer select --conv_step 8 --mend_augment flips
+--prune backbone --refit --mend_steps 3000
+--refine 3 --sampler nsgaii --pareto
+--eval_images 50
+--schedule modular --skip_eval_converge 0.01""".splitlines(),
+)
+def test_options_that_do_something_are_taken(words: str) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        prune([*EMPTY, *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "--attn.map_tol nan --schedule gp",
+            "argument --attn.map_tol: 'nan' is not a number of at least 0 and below 1",
+        ),
+        ("--map_tol 1", "argument --map_tol: '1' is not a number of at least 0 and below 1"),
+        ("--target_flops 1", "argument --target_flops: '1' is not a number above 0 and below 1"),
+        ("--target_params 0", "argument --target_params: '0' is not"),
+        ("--seed -1", "argument --seed: '-1' is not a whole number of at least 0"),
+        (f"--seed {2**63}", "argument --seed: "),
+        ("--ffn.num_evaluate 1.5", "argument --ffn.num_evaluate: '1.5' is not a whole number"),
+        ("--site_decay inf --schedule gp", "argument --site_decay: 'inf' is not"),
+        ("--db=", "--db is empty"),
+        ("--study=", "--study '': a study's name has 1 to 200 characters"),
+    ],
+)
+def test_a_value_out_of_range_is_told_by_its_own_flag(words: str, line: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as told:
+        prune([*arguments(data, tmp_path)[:6], *words.split()])
+    assert str(told.value).startswith(line)
