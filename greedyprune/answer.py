@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 NOTHING = 0.01  # chance of an object where there is none
 
 
@@ -127,6 +126,9 @@ def _binary_divergence(chance: Tensor) -> Tensor:
     return own - chance * log(NOTHING) - (1 - chance) * log(1 - NOTHING)
 
 
+SIGMOID = Sigmoid()
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a detector says of a batch of images.
@@ -140,7 +142,7 @@ class Answer:
 
     logits: Tensor
     boxes: Tensor
-    link: Link = Sigmoid()
+    link: Link = SIGMOID
     earlier: tuple["Answer", ...] = ()
 
     @property

@@ -10,6 +10,8 @@ from torch import nn
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.splits import open_split
 from greedyprune.data.transforms import eval_transform
+from greedyprune.errors import UserError
+from greedyprune.evaluation.evaluate import evaluate
 from greedyprune.evaluation.predict import autocast
 from greedyprune.families import family_of, family_of_file
 from greedyprune.families.base import Family
@@ -18,14 +20,15 @@ from greedyprune.pruning import transplant as transplanting
 from greedyprune.pruning.bench import NOTHING
 from greedyprune.pruning.watcher import Unwatched
 from greedyprune.report.front import Front
+from greedyprune.report.result import SitesCost, Spent, Summary
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases import SCHEDULES
 from greedyprune.search.search import Display, Search, best_trial, change_of, check_budget
-from greedyprune.search.setup import Chosen, Resources, open_workshop, searched_sites, settings_of
+from greedyprune.search.setup import Chosen, Resources, open_workshop, searched_sites, settings_of, weights_hash
 from greedyprune.search.trial import Baseline, Trial
 from greedyprune.search.workshop import Workshop
 from greedyprune.sites import Site
-from greedyprune.study import Study
+from greedyprune.study import Reading, Study
 from greedyprune.study.distributions import width_distributions
 
 SLIM = "slim.safetensors"  # the slim model of a search, in the search's folder
@@ -45,6 +48,7 @@ class Result:
         best: the trial that the model is of; None: the dense one.
         baseline: the dense model as the search measured it.
         front: AP against cost, of all trials.
+        summary: the account of the dense and of the slim model, from images to AP.
         path: the file of the slim model.
     """
 
@@ -55,6 +59,7 @@ class Result:
     best: Trial | None
     baseline: Baseline
     front: Front
+    summary: Summary
     path: Path
 
 
@@ -147,6 +152,61 @@ def prune(
         return _searched(workshop, sites, options, state, folder / SLIM, shown)
 
 
+def remake(
+    model: Model,
+    train: Data,
+    val: Data,
+    study: Reading,
+    trial: int | None,
+    *,
+    resources: Resources | None = None,
+) -> nn.Module:
+    """The model of a trial, made again as the search made it.
+
+    Args:
+        model: the dense detector that was searched, or its file.
+        train: the training images of the search.
+        val: its validation images.
+        study: the study, as `load_study` reads it.
+        trial: the number of the trial; None: the dense model.
+        resources: what it may take, and who is told.
+
+    Raises:
+        UserError: the study searched another model or other data.
+    """
+    module = _opened(model).eval()
+    family = family_of(module)
+    options = SearchOptions.of_settings(study.settings, study.place)
+    sites = searched_sites(family, module, options)
+    chosen = Chosen.choose(options, _data(val, "val", family, module), _data(train, "train", family, module))
+    if study.settings.get("weights") != weights_hash(module):
+        raise UserError(f"{study.place} searched other weights; give the dense checkpoint that it ran on")
+    if study.settings.get("train_data") != chosen.train.fingerprint:
+        raise UserError(f"{study.place} was made with other training images; give its --coco_path")
+    if trial is None:
+        return family.slim(module, NOTHING)
+    with autocast(next(module.parameters()).device, options.amp, in_place=True):
+        facts = StoredFacts(study.facts)
+        workshop = open_workshop(family, module, sites, chosen, options, facts, resources or Resources())
+        return family.slim(module, change_of(study.trials[trial], study.trials, workshop))
+
+
+@dataclass(frozen=True)
+class StoredFacts:
+    """The measurements of a study that is only read.
+
+    Attributes:
+        known: by name.
+    """
+
+    known: Mapping[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.known)
+
+    def set_fact(self, key: str, value: Any) -> None: ...
+
+
 def _searched(
     workshop: Workshop, sites: Sequence[Site], options: SearchOptions, state: Study, path: Path, display: Display
 ) -> Result:
@@ -157,10 +217,61 @@ def _searched(
     best = best_trial(trials)
     slim = _slim(workshop, trials, best, state, path)
     family = workshop.bench.family
-    widths = {site.name: site.full for site in sites} | (best.widths if best else {})
-    cfgs = family.layout(slim).to_list(widths)
+    widths = {site.name: site.full for site in family.sites(workshop.model)} | (best.widths if best else {})
+    layout = family.layout(slim)
+    widths = layout.parse(widths, "the result")  # what leaves with a layer is 0, too
+    cfgs = layout.to_list(widths)
+    number = None if best is None else list(trials).index(best)
+    summary = _known_summary(state, number)
+    if summary is None:
+        summary = _summary(workshop, slim, cfgs, widths, number, baseline, trials)
+        state.set_result(summary.to_json())
     front = Front.of(trials, baseline, workshop.saving)
-    return Result(slim, cfgs, widths, trials, best, baseline, front, path)
+    return Result(slim, cfgs, widths, trials, best, baseline, front, summary, path)
+
+
+def _known_summary(state: Study, trial: int | None) -> Summary | None:
+    """The account that the study has of this trial's model."""
+    stored = state.result()
+    summary = None if stored is None else Summary.from_json(stored, "the study's result")
+    return summary if summary is not None and summary.trial == trial else None
+
+
+def _summary(
+    workshop: Workshop,
+    slim: nn.Module,
+    cfgs: Any,
+    widths: dict[str, int],
+    trial: int | None,
+    baseline: Baseline,
+    trials: Sequence[Trial],
+) -> Summary:
+    """The last full evaluation, of the dense and of the slim model, from images to AP."""
+    options, dataset = workshop.options, workshop.evaluator.val
+    measured = []
+    for name, model in (("dense", workshop.model), ("slim", slim)):
+        workshop.doing(f"the account of the {name} model")
+        measured.append(
+            evaluate(
+                model,
+                dataset,
+                images=options.images.eval_images,
+                seed=options.seed,
+                batch_size=options.batch_size,
+                amp=options.amp,
+            )
+        )
+    return Summary(
+        cfgs=cfgs,
+        widths=widths,
+        trial=trial,
+        schedule=options.schedule,
+        scorer=options.scorer,
+        spent=Spent.of(baseline, trials),
+        sites=SitesCost.of(workshop.saving, widths),
+        dense=measured[0],
+        slim=measured[1],
+    )
 
 
 def _slim(workshop: Workshop, trials: Sequence[Trial], best: Trial | None, state: Study, path: Path) -> nn.Module:

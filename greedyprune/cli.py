@@ -109,12 +109,12 @@ def add_device_arguments(parser: argparse.ArgumentParser, *, amp: bool = True) -
     )
 
 
-def add_cache_argument(group: Any) -> None:
-    """`--cache_gb`, for tools that keep what the model makes of many images."""
+def add_cache_argument(group: Any, unset: bool = False) -> None:
+    """`--cache_gb`, for tools that keep activations of many images; with `unset` None tells that it was not given."""
     group.add_argument(
         "--cache_gb",
         type=AMOUNT.parse,
-        default=8.0,
+        default=None if unset else 8.0,
         metavar="X",
         help="memory for what the model makes of the images (default: 8); with less, the same result later",
     )

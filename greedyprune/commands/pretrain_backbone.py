@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from greedyprune.cli import Parser, add_device_arguments, open_device
+from greedyprune.commands.flags import add_flags, from_flags
 from greedyprune.data.cache import demo_data
 from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
@@ -19,7 +20,6 @@ from greedyprune.report.progress import progress_bar
 from greedyprune.tensors import write_tensors
 from greedyprune.text import file_path
 from greedyprune.training.crops import LessonOptions, cut_crops, teach
-from greedyprune.training.flags import add_flags, from_flags
 
 
 def parser() -> argparse.ArgumentParser:

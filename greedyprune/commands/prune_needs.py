@@ -1,91 +1,137 @@
 """What the options of a search need in order to do something."""
 
-from argparse import Namespace
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from greedyprune.commands.needs import Need, Needs
-from greedyprune.pruning.scorers import SCORERS
-from greedyprune.search.steps import COSTS
-
-# How sites may be cut, by the parts that are pruned: of the closed form alone, the backbone has one as well.
-SCORERS_OF = {"transformer": SCORERS, "all": ("basis", "select"), "backbone": ("basis",)}
-
-
-CLOSED_FORM = "the backbone is cut by the closed form: basis, and with --prune all select, too"
+from greedyprune.errors import UserError
+from greedyprune.search.options import COSTS, SearchOptions
+from greedyprune.sites import AttentionSite, CountSite, HiddenSite, Site
 
 
-def _has_budget(args: Namespace) -> bool:
-    return any(getattr(args, f"target_{cost}") is not None for cost in COSTS)
+@dataclass(frozen=True)
+class Call:
+    """What a command line asks for.
+
+    Attributes:
+        args: parsed arguments; what was not given is None.
+        options: what they say.
+        sites: those that are searched.
+    """
+
+    args: argparse.Namespace
+    options: SearchOptions
+    sites: Sequence[Site]
+
+    def has(self, sort: str) -> bool:
+        """Whether hidden sites of a sort are searched."""
+        return any(isinstance(site, HiddenSite) and site.sort == sort for site in self.sites)
 
 
-def _in_part(name: str) -> Need:
+@dataclass(frozen=True)
+class Need:
+    """What an option needs in order to do something.
+
+    Attributes:
+        text: follows "--option does nothing in this call: ".
+        met: whether a call has it.
+    """
+
+    text: str
+    met: Callable[[Call], bool]
+
+
+def _own(name: str) -> Need:
     """A setting of all sites, where one of the two kinds has none of its own."""
-    own = [f"{part}.{name}" for part in ("attn", "ffn")]
-    return Need(
-        f"--{own[0]} and --{own[1]} take its place", lambda args: any(getattr(args, each) is None for each in own)
-    )
+    flags = [f"{kind}.{name}" for kind in ("attn", "ffn")]
+    text = f"--{flags[0]} and --{flags[1]} take its place"
+    return Need(text, lambda call: any(getattr(call.args, flag) is None for flag in flags))
 
 
-_GLOBAL = Need("it is for --schedule global", lambda args: args.schedule == "global")
-_GROWTH = Need("it is for --schedule gp and modular", lambda args: args.schedule != "global")
-_GP = Need("it is for --schedule gp", lambda args: args.schedule == "gp")
-_TOLERANCE = Need("--target_... takes the place of a tolerance", lambda args: not _has_budget(args))
-_TRANSFORMER = Need("--prune backbone cuts no attention and no FFN", lambda args: args.prune != "backbone")
-_BACKBONE = Need("it is for --prune backbone and all", lambda args: args.prune != "transformer")
-_MENDING = Need("nothing is mended (--mend_steps 0 or --mends 0)", lambda args: args.mend_steps and args.mends)
+_GLOBAL = Need("it is for --schedule global", lambda call: call.options.schedule == "global")
+_GROWTH = Need("it is for --schedule gp and modular", lambda call: call.options.schedule != "global")
+_GP = Need("it is for --schedule gp", lambda call: call.options.schedule == "gp")
+_TOLERANCE = Need("--target_... takes the place of a tolerance", lambda call: call.options.budget is None)
+_MENDING = Need("nothing is mended (--mend_steps 0 or --mends 0)", lambda call: call.options.mends)
+_ATTENTION = Need(
+    "no attention is searched (--prune)", lambda call: any(isinstance(site, AttentionSite) for site in call.sites)
+)
+_CONVOLUTIONS = Need("no convolutions are searched (--prune)", lambda call: call.has("conv"))
 
-NEEDS: Needs = {
+NEEDS: Mapping[str, tuple[Need, ...]] = {
     **{f"target_{cost}": (_GLOBAL,) for cost in COSTS},
     "cost": (_GLOBAL,),
-    "map_tol": (_TOLERANCE, _in_part("map_tol")),
-    "skip_eval_converge": (_TOLERANCE, _in_part("skip_eval_converge")),
-    "num_evaluate": (_GROWTH, _in_part("num_evaluate")),
+    "map_tol": (_TOLERANCE, _own("map_tol")),
+    "skip_eval_converge": (_TOLERANCE, _own("skip_eval_converge")),
+    "num_evaluate": (_GROWTH, _own("num_evaluate")),
     **{
-        f"{part}.{name}": (_GROWTH,)
+        f"{kind}.{name}": (_GROWTH,)
         for name in ("map_tol", "skip_eval_converge", "num_evaluate")
-        for part in ("attn", "ffn")
+        for kind in ("attn", "ffn")
     },
     "site_decay": (_GP,),
-    "prune": (
+    "whole_heads": (_ATTENTION,),
+    "attn_step": (_ATTENTION,),
+    "ffn_step": (Need("no FFN is searched (--prune)", lambda call: call.has("ffn")),),
+    "mlp_step": (Need("no heads are searched (--prune)", lambda call: call.has("mlp")),),
+    "conv_step": (_CONVOLUTIONS,),
+    "query_step": (
         Need(
-            "it is for --schedule global, the others prune the Transformer",
-            lambda args: args.schedule == "global" or args.prune == "transformer",
+            "no queries are searched (--prune)",
+            lambda call: any(isinstance(site, CountSite) and site.queries for site in call.sites),
         ),
     ),
-    "whole_heads": (_TRANSFORMER,),
-    "attn_step": (_TRANSFORMER,),
-    "ffn_step": (_TRANSFORMER,),
-    "conv_step": (_BACKBONE,),
     "scorer": (
         Need(
             "it is for --schedule global, the others grow sites by the exact score",
-            lambda args: args.schedule == "global" or args.scorer == "exact",
+            lambda call: call.options.schedule == "global" or call.options.scorer == "exact",
         ),
-        Need(CLOSED_FORM, lambda args: args.scorer in SCORERS_OF[args.prune]),
     ),
-    "refit": (
+    "refit": (_GLOBAL,),
+    "rounds": (_GLOBAL,),
+    "mend_steps": (
         _GLOBAL,
         Need(
-            "what reads a backbone's kept channels is always solved again",
-            lambda args: args.refit or args.prune != "backbone",
+            "nothing is mended with --mends 0",
+            lambda call: bool(call.options.mend.hold or not call.options.mend.steps),
         ),
     ),
-    "rounds": (_GLOBAL,),
-    "mend_steps": (_GLOBAL, Need("nothing is mended with --mends 0", lambda args: args.mends or not args.mend_steps)),
     "mends": (
         _GLOBAL,
-        Need("nothing is mended with --mend_steps 0", lambda args: args.mend_steps or not args.mends),
-        Need("within a budget one model is mended", lambda args: args.mends <= 1 or not _has_budget(args)),
+        Need(
+            "nothing is mended with --mend_steps 0",
+            lambda call: bool(call.options.mend.steps or not call.options.mend.hold),
+        ),
+        Need(
+            "within a budget one model is mended",
+            lambda call: call.options.mend.hold <= 1 or call.options.budget is None,
+        ),
     ),
     "mend_images": (_GLOBAL, _MENDING),
-    "mend_augment": (_GLOBAL, _MENDING, _BACKBONE),
+    "mend_augment": (_GLOBAL, _MENDING, _CONVOLUTIONS),
     "calib_images": (_GLOBAL,),
     "pareto": (_GLOBAL,),
     "refine": (_GLOBAL,),
-    "sampler": (_GLOBAL, Need("it is for --refine N", lambda args: args.refine)),
+    "sampler": (_GLOBAL, Need("it is for --refine N", lambda call: bool(call.options.refine))),
     "subset_images": (
         Need(
             "--eval_images are fewer, and all of them are the subset",
-            lambda args: not args.eval_images or args.subset_images <= args.eval_images,
+            lambda call: not call.options.images.eval_images
+            or call.options.images.subset_images <= call.options.images.eval_images,
         ),
     ),
 }
+
+
+def check_needs(call: Call) -> None:
+    """Refuse the first option that was given and does nothing.
+
+    Raises:
+        UserError: names the option and what it needs.
+    """
+    for name, needs in NEEDS.items():
+        value = getattr(call.args, name)
+        for need in needs if value is not None else ():
+            if not need.met(call):
+                flag = f"--{'no-' if value is False else ''}{name}"
+                raise UserError(f"{flag} does nothing in this call: {need.text}; leave it out")

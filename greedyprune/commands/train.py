@@ -22,18 +22,19 @@ from greedyprune.cli import (
     open_device,
     open_model,
 )
-from greedyprune.commands.datasets import data_classes, open_dataset
+from greedyprune.commands.datasets import open_dataset
+from greedyprune.commands.flags import add_flags, from_flags
 from greedyprune.data.cache import demo_data
+from greedyprune.data.splits import data_classes
 from greedyprune.data.transforms import train_transform
 from greedyprune.errors import UserError
 from greedyprune.files import file_hash
 from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_model
 from greedyprune.models.new_classes import with_classes
 from greedyprune.ranges import PIXELS
-from greedyprune.report import number
+from greedyprune.report.console import number
 from greedyprune.text import file_path, plain_text, printable
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
-from greedyprune.training.flags import add_flags, from_flags
 from greedyprune.training.log import TrainLog, duration
 from greedyprune.training.pretrained import load_backbone
 from greedyprune.training.state import BEST, LAST, Folder, Position

@@ -2,48 +2,35 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from greedyprune.cfgs import check_cfgs, parse_cfgs
-from greedyprune.cli import (
-    DEMO_MODEL,
-    Parser,
-    add_cache_argument,
-    add_device_arguments,
-    open_device,
-)
-from greedyprune.commands.calibration import CUT_SETTINGS, open_cutter, scoring_ids
+from torch import nn
+
+from greedyprune import api
+from greedyprune.cli import DEMO_MODEL, Parser, add_cache_argument, add_device_arguments, open_device
 from greedyprune.commands.datasets import open_dataset
-from greedyprune.commands.needs import Need, Needs, check_needs, parse_given
-from greedyprune.commands.prune import weights_hash
-from greedyprune.data.coco import CocoDetection
 from greedyprune.errors import UserError
-from greedyprune.evaluation.predict import autocast
-from greedyprune.models import Detector, load_model, read_checkpoint, save_checkpoint
+from greedyprune.families import family_of
+from greedyprune.files import file_hash
+from greedyprune.models import Detector, load_model, read_checkpoint
 from greedyprune.models.published import search_masks
 from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
-from greedyprune.pruning.schedule import SCHEDULES, order_sites
-from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
 from greedyprune.ranges import COUNT_OR_NONE, SHARE
-from greedyprune.search.display import ProposalDisplay
-from greedyprune.search.images import Room
-from greedyprune.search.loop import check_growths, kept_so_far
-from greedyprune.search.record import Proposal, Record
-from greedyprune.search.result import check_result
-from greedyprune.search.steps import best_record, check_proposals, share_of
-from greedyprune.search.stored import REMEDY, check_sites, check_values
-from greedyprune.search.study import load_result
+from greedyprune.report.display import SearchDisplay
+from greedyprune.report.result import Summary
+from greedyprune.search.options import SearchOptions
+from greedyprune.search.search import best_trial
+from greedyprune.search.setup import Resources
+from greedyprune.search.trial import Trial
+from greedyprune.study import Reading, load_study
 from greedyprune.text import file_path, plain_text
 
 DEFAULT_DB = Path("runs/prune/prune.db")
-SETTINGS = {"schedule": ("global", *SCHEDULES), "weights": str, "whole_heads": bool}  # of every study
-_NEEDS: Needs = {
-    "whole_heads": (Need("it is for --cfgs, everything else says itself how heads leave", lambda args: args.cfgs),)
-}
-_SOURCES = {"cfgs": "--cfgs gives the widths", "masks": "a published search-time checkpoint says itself what survives"}
+# What an option needs: where it does nothing it is refused.
+_OF_STUDY = ("study", "coco_path", "trial", "map_tol", "target_flops", "cache_gb")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +58,10 @@ def parser() -> argparse.ArgumentParser:
         "--cfgs", nargs="+", metavar="WIDTHS", help="width list, quoted or as several words: take channels by magnitude"
     )
     parser.add_argument(
-        "--whole_heads", action="store_true", help="with --cfgs: attention leaves head by head (a study says it itself)"
+        "--whole_heads",
+        action="store_true",
+        default=None,
+        help="with --cfgs: attention leaves head by head (a study says it itself)",
     )
     group = parser.add_argument_group(
         "another trial of a global search than its best", "it is cut again, from the same calibration images"
@@ -90,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="data set of the search (default: the embedded demo data set)",
     )
-    add_cache_argument(group)
+    add_cache_argument(group, unset=True)
     add_device_arguments(parser, amp=False)
     parser.add_argument(
         "--output", type=file_path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
@@ -104,151 +94,143 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: the checkpoint, the study or the widths cannot be used, or an option does nothing with them.
     """
-    args, given = parse_given(parser(), argv)
-    check_needs(args, given, _NEEDS)
+    args = parser().parse_args(argv)
     if args.cfgs is not None and args.db is not None:
         raise UserError("--cfgs and --db both say what survives; give one of them")
+    if args.whole_heads and args.cfgs is None:
+        raise UserError(
+            "--whole_heads does nothing in this call: it is for --cfgs, everything else says itself how heads leave; "
+            "leave it out"
+        )
     if args.output.suffix != ".safetensors":
         raise UserError(f"--output {args.output} must end in .safetensors")
-    model, slim = _slim(args, lambda source: check_needs(args, given, _needs(source)))
-    save_checkpoint(slim, args.output)
-    for part, pair in (("Transformer", (model.transformer, slim.transformer)), ("whole model", (model, slim))):
-        before, after = (sum(p.numel() for p in each.parameters()) for each in pair)
-        print(f"{part}: {before:,} -> {after:,} parameters ({after / before - 1:+.1%})", file=sys.stderr)
+    model, slim = _slim(args)
+    family = family_of(slim)
+    family.save(slim, args.output)
+    parts = {**family.measured, "whole model": ""}
+    for label, name in parts.items():
+        before, after = (sum(p.numel() for p in each.get_submodule(name).parameters()) for each in (model, slim))
+        print(f"{label}: {before:,} -> {after:,} parameters ({after / before - 1:+.1%})", file=sys.stderr)
     print(f"saved {args.output}; its widths are", file=sys.stderr)
-    print(slim.cfgs)
+    assert isinstance(slim, Detector)
+    print(slim.options.layout.to_text(slim.widths))
     return 0
 
 
-def _needs(source: str) -> Needs:
-    """What options need, given what says what survives: `cfgs`, `masks`, or the schedule of a study."""
-    from_study = Need(f"{_SOURCES.get(source)}", lambda args: source not in _SOURCES)
-    globally = Need(f"it is for a study of --schedule global, this one is of {source}", lambda args: source == "global")
-    return {
-        "study": (from_study,),
-        "coco_path": (from_study,),
-        **dict.fromkeys(("trial", "map_tol", "target_flops", "cache_gb"), (from_study, globally)),
-    }
-
-
-def _slim(args: argparse.Namespace, check: Callable[[str], None]) -> tuple[Detector, Detector]:
-    """The dense model and what survives of it; `check` is told what says so, see `_needs`."""
+def _slim(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
+    """The dense model and what survives of it."""
     device = open_device(args)
     if args.cfgs is not None:
-        check("cfgs")
+        _refuse(args, "--cfgs gives the widths")
         overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
         model = load_model(args.resume, key=args.key, **overrides).to(device)
-        cfgs = check_cfgs(parse_cfgs(args.cfgs), model.cfgs, model.options.heads, model.options.unit)
-        return model, transplant(model, kept_by_magnitude(model, cfgs))
+        family = family_of(model)
+        widths = family.layout(model).parse(args.cfgs, "--cfgs")
+        return model, transplant(family, model, kept_by_magnitude(family.sites(model), model.state_dict(), widths))
     model = load_model(args.resume, key=args.key)
     masks = {} if args.db is not None else search_masks(read_checkpoint(args.resume, args.key)[0])
-    if masks:
-        check("masks")
-        kept, exchanged = kept_from_masks(model, masks)
-        print(
-            f"{len(kept)} search masks; {exchanged} channels exchanged so that heads keep equal numbers",
-            file=sys.stderr,
-        )
-        model = model.to(device)
-        return model, transplant(model, kept)
-    return _searched(args, model, check)
+    if not masks:
+        return _searched(args, model)
+    _refuse(args, "a published search-time checkpoint says itself what survives")
+    family = family_of(model)
+    kept, exchanged = kept_from_masks(family.sites(model), masks)
+    print(f"{len(kept)} search masks; {exchanged} channels exchanged so that heads keep equal numbers", file=sys.stderr)
+    model = model.to(device)
+    return model, transplant(family, model, kept)
 
 
-def _searched(args: argparse.Namespace, model: Detector, check: Callable[[str], None]) -> tuple[Detector, Detector]:
+def _refuse(args: argparse.Namespace, why: str, options: Sequence[str] = _OF_STUDY) -> None:
+    """Refuse options that do nothing.
+
+    Raises:
+        UserError: names the first that was given.
+    """
+    for name in options:
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} does nothing in this call: {why}; leave it out")
+
+
+def _searched(args: argparse.Namespace, model: Detector) -> tuple[nn.Module, nn.Module]:
     """The model as it was searched, and what a finished study, if it searched this very model, leaves of it."""
     if args.db is None and not DEFAULT_DB.is_file():
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")
-    db = str(DEFAULT_DB) if args.db is None else args.db
-    settings, records, result = load_result(db, args.study)
-    place = f"the study in {db}"
-    settings = {"whole_heads": False, "mend_augment": "detr", **settings}  # the earliest studies do not say
-    check_values(settings, SETTINGS, f"{place}: its settings")
-    check(settings["schedule"])
-    if result is None:
+    study = load_study(str(DEFAULT_DB) if args.db is None else args.db, args.study)
+    options = SearchOptions.of_settings(study.settings, study.place)
+    if options.schedule != "global":
+        why = f"it is for a study of --schedule global, this one is of {options.schedule}"
+        _refuse(args, why, ("trial", "map_tol", "target_flops"))
+    if study.result is None:
         raise UserError(
-            f"the search is not finished ({len(records)} trials are done): run its command again until it is"
+            f"the search is not finished ({len(study.trials)} trials are done): run its command again until it is"
         )
-    if settings["weights"] != weights_hash(model):
-        raise UserError(f"the study searched other weights than {args.resume}; give the dense checkpoint it ran on")
-    if settings["whole_heads"] != model.options.whole_heads:
-        model = load_model(args.resume, key=args.key, whole_heads=settings["whole_heads"])
-    check_result(result, model, place)
+    if study.settings.get("whole_heads", False) != model.options.whole_heads:
+        model = load_model(args.resume, key=args.key, whole_heads=bool(study.settings.get("whole_heads")))
     model = model.to(open_device(args))
-    if settings["schedule"] == "global":
-        check_values(settings, CUT_SETTINGS, f"{place}: its settings")
-        check_proposals(records, place)
-        check_sites(records, {s.name: (s.width, s.grain) for s in list_sites(model, settings["prune"])}, place)
-        return model, _cut(args, model, settings, _told(args, records, settings, result))
-    if args.coco_path is not None:
-        _open_train(args, model, settings)
-    order = order_sites(list_sites(model), settings["schedule"])
-    check_growths(order, records, place)
-    slim = transplant(model, kept_so_far(order, records))
-    if slim.cfgs != parse_cfgs(result["cfgs"]):
-        raise UserError(f"{place}: its result has other widths than its trials, some are missing; {REMEDY}")
-    return model, slim
+    summary = Summary.from_json(study.result, study.place)
+    trial = _told(args, study, summary)
+    number = None if trial is None else study.trials.index(trial)
+    saved = _saved(args, study, number)
+    if saved is not None:
+        print(f"it is in {saved} already, and read from there", file=sys.stderr)
+        return model, load_model(saved)
+    val, train = (open_dataset(args, model, split) for split in ("val", "train"))
+    with SearchDisplay() as display:
+        cache_gb = Resources.cache_gb if args.cache_gb is None else args.cache_gb
+        resources = Resources(cache_gb, progress=display.counting, watcher=display)
+        return model, api.remake(model, train, val, study, number, resources=resources)
 
 
-def _open_train(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any]) -> CocoDetection:
-    train = open_dataset(args, model, "train")
-    if train.fingerprint != settings.get("train_data"):
-        raise UserError("the study was made with other training images; give its --coco_path")
-    return train
+def _saved(args: argparse.Namespace, study: Reading, trial: int | None) -> Path | None:
+    """The file of the slim model, where the search has saved just this one; mending takes minutes."""
+    db = str(DEFAULT_DB) if args.db is None else args.db
+    path = Path(db).parent / api.SLIM
+    if "://" in db or not path.is_file():
+        return None
+    known: Mapping[str, Any] = study.facts.get("slim") or {}
+    return path if known == {"trial": trial, "sha256": file_hash(path)} else None
 
 
-def _cut(args: argparse.Namespace, model: Detector, settings: Mapping[str, Any], record: Record | None) -> Detector:
-    train = _open_train(args, model, settings)
-    score = scoring_ids(train, settings["score_images"], settings["seed"])
-    room = Room(round(args.cache_gb * 1e9))
-    with autocast(next(model.parameters()).device, settings["amp"], in_place=True), ProposalDisplay() as told:
-        return open_cutter(model, train, score, settings, room, 0, told.doing).slim(record)
-
-
-def _told(
-    args: argparse.Namespace, records: Sequence[Record], settings: Mapping[str, Any], result: Mapping[str, Any]
-) -> Record | None:
+def _told(args: argparse.Namespace, study: Reading, summary: Summary) -> Trial | None:
     """`pick`, and what it picked on stderr."""
-    record = pick(args, records, settings["map_tol"], result["dense"]["flops"])
-    if record is None:
+    trial = pick(args, study, summary.dense.cost.flops)
+    if trial is None:
         print("no trial holds what was searched for: the dense model", file=sys.stderr)
-    elif isinstance(record.origin, Proposal):
-        ap = "not measured on all images" if record.full_map is None else f"{record.full_map:.4f}"
-        print(f"trial {records.index(record)} ({record.origin.phase}): AP {ap}", file=sys.stderr)
-    return record
+    else:
+        ap = "not measured on all images" if trial.full_map is None else f"{trial.full_map:.4f}"
+        print(f"trial {study.trials.index(trial)} ({trial.phase}): AP {ap}", file=sys.stderr)
+    return trial
 
 
-def pick(args: argparse.Namespace, records: Sequence[Record], searched_tol: float, dense_flops: float) -> Record | None:
+def pick(args: argparse.Namespace, study: Reading, dense_flops: float) -> Trial | None:
     """The trial that the arguments ask for; None: the dense model.
 
     Args:
         args: parsed arguments.
-        records: the trials in order.
-        searched_tol: `map_tol` of the search. What its trials had to hold tells the dense AP exactly as they were
-            measured, so that a trial that held a tolerance there holds it here.
+        study: a finished one.
         dense_flops: multiply-adds of the dense model.
 
     Raises:
         UserError: more than one is asked for, or there is none.
     """
+    trials = study.trials
     asked = [name for name in ("trial", "map_tol", "target_flops") if getattr(args, name) is not None]
     if len(asked) > 1:
         raise UserError(f"--{asked[0]} and --{asked[1]} pick two trials; give one of them")
     if not asked:
-        return best_record(records)
+        return best_trial(trials)
     if args.trial is not None:
-        if args.trial >= len(records):
-            raise UserError(f"--trial {args.trial}: the study has {len(records)} trials, 0 to {len(records) - 1}")
-        return records[args.trial]
-    measured = [(record.full_map, record) for record in records if record.full_map is not None]
-    fit: list[tuple[float, float, Record]]
+        if args.trial >= len(trials):
+            raise UserError(f"--trial {args.trial}: the study has {len(trials)} trials, 0 to {len(trials) - 1}")
+        return trials[args.trial]
+    measured = [(trial.full_map, trial) for trial in trials if trial.full_map is not None]
+    fit: list[tuple[float, float, Trial]]
     if args.map_tol is not None:
-        dense_map = records[0].target / (1 - searched_tol) if records else 0.0
-        least = (1 - args.map_tol) * dense_map
+        least = (1 - args.map_tol) * (study.baseline.full_map if study.baseline else 0.0)
         # The cheapest in what was searched for, which need not be multiply-adds.
-        fit = [(-share_of(r), found, r) for found, r in measured if found >= least - 1e-9]
+        fit = [(-trial.share, found, trial) for found, trial in measured if found >= least - 1e-9]
         missing = f"--map_tol {args.map_tol:g}: no trial has an AP of {least:.4f}"
     else:
-        fit = [(found, -r.flops, r) for found, r in measured if r.flops <= args.target_flops * dense_flops]
+        fit = [(found, -t.flops, t) for found, t in measured if t.flops <= args.target_flops * dense_flops]
         missing = f"--target_flops {args.target_flops:g}: no measured trial has so few multiply-adds"
     if not fit:
         raise UserError(

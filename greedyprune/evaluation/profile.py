@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from greedyprune.evaluation.predict import autocast, evaluating
 from greedyprune.families.base import Family
 from greedyprune.models.deformable_attention import sample_levels
 from greedyprune.models.layers import dot_product_attention
-
 
 WHOLE = ""  # the label of the whole detector among its measured parts
 
@@ -171,7 +171,7 @@ def measure_latency(
         calls: dict[str, Callable[[], Any]] = {WHOLE: lambda: family.answer(model, inputs, last_only=True)}
         for label, part in parts.items():
             args, named = given[label]
-            calls[label] = lambda part=part, args=args, named=named: part(*args, **named)
+            calls[label] = partial(part, *args, **named)
         return {label: Latency.of(call_times(call, _device(model), warmup, runs)) for label, call in calls.items()}
 
 

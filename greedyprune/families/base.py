@@ -43,6 +43,7 @@ class Family(ABC):
         parts: the parts of a detector that sites belong to, front to back.
         searched: those that a search prunes unless told otherwise,
         published: and those that the published schedules prune.
+        groups: names for several parts at once.
         measured: modules whose cost is told beside that of the whole: label -> the module's name.
     """
 
@@ -50,6 +51,7 @@ class Family(ABC):
     parts: tuple[str, ...]
     searched: tuple[str, ...]
     published: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = {}
     measured: Mapping[str, str] = {}
 
     @abstractmethod

@@ -29,6 +29,7 @@ class DetrFamily(Family):
     parts = ("backbone", "encoder", "decoder", "heads", "queries", "layers")
     searched = ("encoder", "decoder", "heads", "queries", "layers")
     published = ("encoder", "decoder")
+    groups: Mapping[str, tuple[str, ...]] = {"transformer": searched, "all": parts}
     measured: Mapping[str, str] = {"Transformer": "transformer"}
 
     def owns(self, model: nn.Module) -> bool:

@@ -45,7 +45,7 @@ def _backbone(model: Detector) -> Iterator[Site]:
                 name=f"backbone.{number}.conv{index}",
                 label=f"backbone block {number}: conv{index}",
                 part="backbone",
-                full=block.get_submodule(f"conv{index}").weight.shape[0],  # type: ignore[union-attr]
+                full=len(model.get_parameter(f"{conv}.weight")),
                 step=CONV_STEP,
                 # A channel whose batch norm scales by 0 and adds 0 is 0 after the ReLU, whatever the statistics.
                 slices=(
@@ -79,7 +79,7 @@ def _layer(
 def _queries(model: Detector) -> Site:
     names = {id(module): name for name, module in model.named_modules()}
     tables = model.query_tables
-    full = tables[0].weight.shape[0] if tables else int(model.num_proposals)  # type: ignore[arg-type]
+    full = tables[0].weight.shape[0] if tables else model.num_proposals
     patterns = getattr(model.transformer, "patterns", None)
     return CountSite(
         name="queries",

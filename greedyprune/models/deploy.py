@@ -43,7 +43,8 @@ def deployed(model: Detector, size: Size | None = None, constant: Iterable[str] 
 
     Its backbone has batch norms folded into convolutions that work on channels-last memory. What does not depend on the
     image, as the self-attention of a first decoder layer whose queries are learned, is there as constants, and linear
-    maps that follow each other are one. All other tensors are those of the model. Train, prune and save the model itself: this is no checkpoint's form.
+    maps that follow each other are one. All other tensors are those of the model. Train, prune and save the model
+    itself: this is no checkpoint's form.
 
     Args:
         model: the detector.

@@ -159,7 +159,8 @@ class PackedSelfAttention(HeadedAttention):
         qk_bias, v_bias = self.in_proj_bias.split((2 * width, width))
         q, k = F.linear(x + pos, qk_weight, qk_bias).chunk(2, dim=-1)
         v = F.linear(x, v_weight, v_bias)
-        return self.attend(*(self.heads.split(x) for x in (q, k, v)), shown)
+        split = self.heads.split
+        return self.attend(split(q), split(k), split(v), shown)
 
 
 class Layer(nn.Module):

@@ -170,15 +170,8 @@ class Activations:
         # The place of `_at`, and the change that was on the bench when it was reached.
         self._place, self._base = self.origin, NOTHING
         self._full = False
+        self._filled = False
         room.enter(self)
-        replay = bench.replay(last_only, fast=True)
-        for images, targets in batches.iterate():
-            tape = self._tape(replay, images)
-            if not room.take(self, tape.size):
-                break
-            self._start.append(tape)
-            self._at.append(tape)
-            self._targets.append(targets)
 
     def __len__(self) -> int:
         """How many images."""
@@ -188,6 +181,20 @@ class Activations:
     def cached(self) -> int:
         """How many batches are cached."""
         return len(self._start)
+
+    def fill(self) -> None:
+        """Cache as many batches as there is room for; this is done when the first answers are asked for."""
+        if self._filled:
+            return
+        self._filled = True
+        replay = self.bench.replay(self.last_only, fast=True)
+        for images, targets in self.batches.iterate():
+            tape = self._tape(replay, images)
+            if not self._room.take(self, tape.size):
+                break
+            self._start.append(tape)
+            self._at.append(tape)
+            self._targets.append(targets)
 
     def answers(self, change: Change = NOTHING, graph: bool = False) -> Iterator[tuple[Answer, Targets]]:
         """The answers with a change on the bench, batch after batch, with the targets.
@@ -201,6 +208,7 @@ class Activations:
 
     def passes(self, change: Change = NOTHING, graph: bool = False) -> Iterator[tuple[Any, Answer, Targets]]:
         """The same, with the inputs of each batch, of which only what the rest of the pass reads has numbers."""
+        self.fill()
         bench = self.bench
         bench.image_forwards += len(self)
         with installed(bench.model, change):
@@ -220,6 +228,7 @@ class Activations:
 
     def tapes(self) -> Iterator[Tape]:
         """Every batch at the origin."""
+        self.fill()
         yield from self._start
         if self.cached * len(self._targets[0] if self._targets else ()) < len(self):
             replay = self.bench.replay(self.last_only, fast=True)

@@ -11,13 +11,13 @@ from torch import Tensor
 from greedyprune.answer import Answer
 from greedyprune.pruning.knapsack import Choices, allocate, cheapest
 from greedyprune.sites import Site
-from greedyprune.sites.change import Pairing
+from greedyprune.sites.change import WHOLE, Pairing
 
 BOX_CURVATURE = 50.0**2  # of a box coordinate, in units of the image's side, against a logit's
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
 
-def divergence(answer: Answer, dense: Answer, pairing: Pairing = Pairing()) -> Tensor:
+def divergence(answer: Answer, dense: Answer, pairing: Pairing = WHOLE) -> Tensor:
     """How far an answer is from the dense model's, as the loss curves there; `[B]`, 0 when they are the same.
 
     The second-order term of the loss in what the last layer says, the dense answer taken as the truth: summed over the

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -64,7 +65,9 @@ def allocate(sites: Sequence[Choices], budget: float) -> list[int | None]:
     # together with a site is not in its own cost.
     holders = {site.inside for site in sites}
     open_ = [
-        np.ones(len(site.costs)) if number in holders else _undominated(np.asarray(site.damages), np.asarray(site.costs))
+        np.ones(len(site.costs))
+        if number in holders
+        else _undominated(np.asarray(site.damages), np.asarray(site.costs))
         for number, site in enumerate(sites)
     ]
     solution = milp(
@@ -76,7 +79,7 @@ def allocate(sites: Sequence[Choices], budget: float) -> list[int | None]:
     )
     if solution.x is None:
         raise RuntimeError(f"the solver of the width budget failed: {solution.message}")
-    parts = [solution.x[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+    parts = [solution.x[start:end] for start, end in pairwise(starts)]
     return [int(np.argmax(part)) if part.max() > 0.5 else None for part in parts]
 
 

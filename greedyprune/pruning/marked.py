@@ -12,7 +12,7 @@ from greedyprune.pruning.tree import map_tensors
 Call = tuple[str, int]  # a module's name, and how many times it was called before in the pass
 Leaf = tuple[Call, int]  # the number of a tensor in what a call gave
 # What may be asked of a tensor without reading its numbers.
-_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
+_DEVICE = Tensor.device.__get__
 _METADATA = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad")} | {
     Tensor.size,
     Tensor.dim,

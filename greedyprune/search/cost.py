@@ -8,7 +8,6 @@ from torch import nn
 
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
 from greedyprune.families.base import Family
-
 from greedyprune.pruning.transplant import shape_change
 from greedyprune.sites import AttentionSite, HiddenSite, Site, Widths, installed
 

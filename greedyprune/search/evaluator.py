@@ -28,7 +28,7 @@ class Evaluator:
     """
 
     def __init__(self, subset: Activations, rest: Activations, val: CocoDetection) -> None:
-        self.subset, self.rest, self.coco = subset, rest, val.coco
+        self.subset, self.rest, self.val, self.coco = subset, rest, val, val.coco
         self.bench = subset.bench
         self.categories = map_labels(self.bench.family.classes(self.bench.model), val.coco, val.root).categories
         self.ids = [*subset.batches.ids, *rest.batches.ids]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,6 @@ def measure_sites(bench: Bench, sites: Sequence[Site], images: list[Tensor], opt
         with torch.inference_mode():
             for _ in range(ROUNDS):
                 for own, replay in zip(times, passes, strict=True):
-                    own += call_times(lambda replay=replay: replay.answer(here), device, 1, RUNS)
+                    own += call_times(partial(replay.answer, here), device, 1, RUNS)
         table[site.name] = (grid, [float(np.median(own)) for own in times])
     return LatencyTable(float(np.median(dense)), len(images), table)

@@ -1,19 +1,22 @@
 """Everything about a search that decides its result."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any
 
 from greedyprune.data.transforms import AUGMENTATIONS
 from greedyprune.errors import UserError
 from greedyprune.pruning.scorers import SCORERS
-from greedyprune.ranges import Count, CountOrNone, Range, Seed, ShareBelowOne, check_ranges
+from greedyprune.ranges import Count, CountOrNone, Range, Seed, ShareBelowOne, check_ranges, check_types
 from greedyprune.sites import AttentionSite, CountSite, HiddenSite, Site
 
 VERSION = 1  # of what studies store
 SCHEDULES = ("global", "gp", "modular")
 COSTS = ("flops", "params", "latency")
 SAMPLERS = ("tpe", "nsgaii")
-Budget = Annotated[float, Range(float, 0, 1, above=True)]
+PRECISIONS = ("none", "bf16", "fp16")
+BUDGET = Range(float, 0, 1, above=True)
+Budget = Annotated[float, BUDGET]
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,14 @@ class Steps:
         ffn: channels of an FFN.
         mlp: hidden channels of a head.
         conv: channels of a convolution.
-        queries: queries.
+        query: queries.
     """
 
     attn: Count | None = None
     ffn: Count | None = None
     mlp: Count | None = None
     conv: Count | None = None
-    queries: Count | None = None
+    query: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class MendOptions:
 
     steps: CountOrNone = 1100
     images: CountOrNone = 2000
-    augment: str = "detr"
-    hold: CountOrNone = 1
+    augment: str = field(default="detr", metadata={"choices": AUGMENTATIONS})
+    hold: CountOrNone = field(default=1, metadata={"flag": "mends"})
 
 
 @dataclass(frozen=True)
@@ -113,42 +116,36 @@ class SearchOptions:
         amp: mixed precision: `none`, `bf16` or `fp16`.
     """
 
-    schedule: str = "global"
+    schedule: str = field(default="global", metadata={"choices": SCHEDULES})
     map_tol: ShareBelowOne = 0.02
-    cost: str = "flops"
+    cost: str = field(default="flops", metadata={"choices": COSTS})
     budget: Budget | None = None
     prune: tuple[str, ...] = ()
-    scorer: str = "basis"
+    scorer: str = field(default="basis", metadata={"choices": SCORERS})
     refit: bool = True
     skip_eval_converge: ShareBelowOne | None = None
     rounds: CountOrNone | None = None
-    steps: Steps = Steps()
-    images: SearchImages = SearchImages()
-    mend: MendOptions = MendOptions()
-    attn: GrowthOptions = GrowthOptions()
-    ffn: GrowthOptions = GrowthOptions(num_evaluate=96)
+    steps: Steps = field(default=Steps(), metadata={"flag": "{}_step"})
+    images: SearchImages = field(default=SearchImages(), metadata={"flag": "{}"})
+    mend: MendOptions = field(default=MendOptions(), metadata={"flag": "mend_{}"})
+    attn: GrowthOptions = field(default=GrowthOptions(), metadata={"flag": "attn.{}"})
+    ffn: GrowthOptions = field(default=GrowthOptions(num_evaluate=96), metadata={"flag": "ffn.{}"})
     site_decay: ShareBelowOne = 0.0112
     pareto: CountOrNone = 0
     refine: CountOrNone = 0
-    sampler: str = "tpe"
+    sampler: str = field(default="tpe", metadata={"choices": SAMPLERS})
     seed: Seed = 0
     batch_size: Count = 25
-    amp: str = "none"
+    amp: str = field(default="none", metadata={"choices": PRECISIONS})
 
     def __post_init__(self) -> None:
         for part in (self, self.steps, self.images, self.mend, self.attn, self.ffn):
-            check_ranges(part, lambda name: f"--{name}")
-        for name, choices in (
-            ("schedule", SCHEDULES),
-            ("cost", COSTS),
-            ("scorer", SCORERS),
-            ("sampler", SAMPLERS),
-            ("amp", ("none", "bf16", "fp16")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UserError(f"--{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
-        if self.mend.augment not in AUGMENTATIONS:
-            raise UserError(f"--mend_augment {self.mend.augment!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}")
+            check_ranges(part, lambda name: f"option {name}")
+            check_types(part, lambda name: f"option {name}")
+            for each in fields(part):
+                value, choices = getattr(part, each.name), each.metadata.get("choices")
+                if choices and value not in choices:
+                    raise UserError(f"option {each.name} is {value!r}; choose one of {', '.join(choices)}")
 
     @property
     def mends(self) -> bool:
@@ -170,7 +167,7 @@ class SearchOptions:
         if isinstance(site, AttentionSite):
             return (self.steps.attn or 1) * site.grain
         if isinstance(site, CountSite):
-            return self.steps.queries or site.step if site.queries else site.step
+            return self.steps.query or site.step if site.queries else site.step
         if isinstance(site, HiddenSite):
             asked = {"ffn": self.steps.ffn, "mlp": self.steps.mlp, "conv": self.steps.conv}[site.sort]
             return min(asked or site.step, site.full)
@@ -179,6 +176,30 @@ class SearchOptions:
     def growth(self, site: Site) -> GrowthOptions:
         """How a site grows in the published schedules."""
         return self.attn if isinstance(site, AttentionSite) else self.ffn
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any], place: str) -> "SearchOptions":
+        """The options that a study stores.
+
+        Args:
+            settings: `settings`, and what else the study keeps beside them.
+            place: the study, for messages.
+
+        Raises:
+            UserError: they are of another version, or were changed by hand.
+        """
+        if settings.get("version") != VERSION:
+            raise UserError(f"{place} is of another version of this program; start a new study (--study NAME)")
+        values: dict[str, Any] = {}
+        try:
+            for each in fields(cls):
+                if each.name in settings:
+                    stored, whole = settings[each.name], each.default
+                    nested = is_dataclass(whole)
+                    values[each.name] = replace(whole, **stored) if nested else stored  # type: ignore[type-var]
+            return cls(**{**values, "prune": tuple(values.get("prune", ()))})
+        except (TypeError, UserError) as error:
+            raise UserError(f"{place}: its settings are no search's ({error}); start a new one (--study NAME)") from None
 
     def settings(self) -> dict[str, Any]:
         """For a study: all but what is asked beyond the search, with which a finished study goes on."""

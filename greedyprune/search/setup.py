@@ -25,7 +25,7 @@ from greedyprune.search.latency import LatencyTable, measure_sites
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.saving import Saving
 from greedyprune.search.workshop import Facts, Material, Workshop
-from greedyprune.sites import Site
+from greedyprune.sites import AttentionSite, Site
 
 MEND_BATCH = 8  # images in a step of mending, and of calibration
 LATENCY_BATCH = 8  # images at once, whose time --cost latency saves
@@ -110,13 +110,15 @@ def searched_sites(family: Family, model: nn.Module, options: SearchOptions) -> 
         UserError: a part that the detector does not have, or one without sites.
     """
     published = family.published if options.schedule in ("gp", "modular") else family.searched
-    parts = options.prune or published
-    for part in parts:
-        if part not in family.parts:
-            raise UserError(f"--prune {part}: a {family.name} has the parts {', '.join(family.parts)}")
+    parts: set[str] = set() if options.prune else set(published)
+    for name in options.prune:
+        if name not in family.parts and name not in family.groups:
+            known = ", ".join((*family.parts, *family.groups))
+            raise UserError(f"--prune {name}: a {family.name} has the parts {known}")
+        parts.update(family.groups.get(name, (name,)))
     sites = [site for site in family.sites(model) if site.part in parts]
     if not sites:
-        raise UserError(f"{', '.join(parts)}: this {family.name} has no sites there")
+        raise UserError(f"{', '.join(sorted(parts))}: this {family.name} has no sites there")
     held = {site.name for site in sites}
     # A layer that is not searched cannot leave, and takes nothing with it.
     return [site if site.inside in held else replace(site, inside="") for site in sites]
@@ -130,6 +132,7 @@ def settings_of(
         **options.settings(),
         "family": family.name,
         "sites": [site.name for site in sites],
+        "whole_heads": any(isinstance(site, AttentionSite) and site.unit > 1 for site in sites),
         "weights": weights_hash(model),
         "val_data": chosen.val.fingerprint,
         "train_data": chosen.train.fingerprint,

@@ -28,6 +28,9 @@ class Pairing:
         return Pairing(queries, self.gone | other.gone)
 
 
+WHOLE = Pairing()
+
+
 @dataclass(frozen=True)
 class Change:
     """What makes a model of one width into one of another.
@@ -40,7 +43,7 @@ class Change:
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     settings: Mapping[Attribute, Any] = field(default_factory=dict)
-    pairing: Pairing = Pairing()
+    pairing: Pairing = WHOLE
 
     def __or__(self, other: "Change") -> "Change":
         """Both changes, where they meet the other one."""

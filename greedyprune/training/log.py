@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from greedyprune.errors import UserError
 from greedyprune.files import atomic_write, naming
-from greedyprune.report import number
+from greedyprune.report.console import number
 from greedyprune.training.state import LOG
 
 # Seconds between lines of progress where there is no terminal for a bar.

@@ -66,7 +66,7 @@ class Meter(ABC):
 
 
 class Padding(Protocol):
-    """Where a module's output `[B, N, C]` or `[B, C, h, w]` is of the image: `[B, N]` or `[B, h, w]`; None: all of it."""
+    """Where a module's output `[B, N, C]` or `[B, C, h, w]` is of the image: `[B, N]` or `[B, h, w]`; None: all."""
 
     def __call__(self, module: str, output: Tensor) -> Tensor | None: ...
 

@@ -72,12 +72,13 @@ class BasisCut:
         A basis that makes channels of variance 1 has huge values and a tiny output where a head carries next to
         nothing: beyond half precision, and too stiff to learn.
         """
-        squares: dict[tuple[str, int], Tensor] = {("output", 0): tensors[self.site.reader.weight].double().square().sum(0)}
+        reader = self.site.reader.weight
+        squares: dict[tuple[str, int], Tensor] = {("output", 0): tensors[reader].double().square().sum(0)}
         for key, block in self._blocks(tensors):
             if block.dim() == 2:
                 squares[key] = squares.get(key, 0) + block.double().square().sum(1)
         scales = {("value", 0): _scale(squares["output", 0], squares["value", 0])}
-        tensors[self.site.reader.weight] = tensors[self.site.reader.weight] / scales["value", 0].to(tensors[self.site.reader.weight])
+        tensors[reader] = tensors[reader] / scales["value", 0].to(tensors[reader])
         for space in () if self.shared else range(len(self.products)):  # keys of two products have one scale for both
             scales["query", space] = _scale(squares["key", space], squares["query", space])
             scales["key", space] = 1 / scales["query", space]

@@ -1,4 +1,4 @@
-"""Ways to choose what a site keeps, each a function in a file of its own: from what is given to an order of every site."""
+"""Ways to choose what a site keeps, each a function in a file of its own, from what is given to orders of all sites."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from greedyprune.pruning.kinds.base import State
 from greedyprune.pruning.kinds.channels import ChannelSite, SiteMoments, by_group
 from greedyprune.pruning.scorers.given import Given
 from greedyprune.pruning.selection import Reading, forward_selection
@@ -12,7 +13,7 @@ def select_orders(given: Given) -> dict[str, Tensor]:
     return {site.name: selected(site, given.state, given.moments[site.name]) for site in given.channel_sites}
 
 
-def selected(site: ChannelSite, state: dict[str, Tensor], moments: SiteMoments) -> Tensor:
+def selected(site: ChannelSite, state: State, moments: SiteMoments) -> Tensor:
     """`[groups, units]` of a site, best first."""
     readings = [
         Reading(each.rows.covariance, each.metric(state[each.reader.weight].flatten(1).double()))
