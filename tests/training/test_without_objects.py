@@ -32,7 +32,7 @@ def deformable():
     [
         {},
         {"no_dn": True},
-        {"dense": 1.0},
+        {"encoder_head": 1.0},
         {"teacher": True},
         {"model": deformable},
         {"augment": "detr"},
