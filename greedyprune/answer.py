@@ -61,7 +61,6 @@ class Sigmoid(Link):
         chance = logits.sigmoid()
         return (chance * (1 - chance)).sqrt() * signs
 
-
     def absence(self, logits: Tensor) -> Tensor:
         return _binary_divergence(logits.sigmoid()).sum(-1)
 
@@ -84,7 +83,6 @@ class Softmax(Link):
         chance = logits.softmax(-1)
         spread = chance.sqrt() * signs
         return spread - chance * spread.sum(-1, keepdim=True)
-
 
     def absence(self, logits: Tensor) -> Tensor:
         chance, classes = logits.softmax(-1), logits.shape[-1] - 1
@@ -114,7 +112,6 @@ class ObjectnessSoftmax(Link):
         spread = chance.sqrt() * signs[..., 1:]
         classes = found.sqrt() * (spread - chance * spread.sum(-1, keepdim=True))
         return torch.cat(((found * (1 - found)).sqrt() * signs[..., :1], classes), dim=-1)
-
 
     def absence(self, logits: Tensor) -> Tensor:
         return _binary_divergence(logits[..., 0].sigmoid())

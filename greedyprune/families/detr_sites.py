@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from greedyprune.models.deformable_attention import DeformableAttention, DeformableSelfAttention
 from greedyprune.models.detector import Detector
 from greedyprune.models.layers import MLP, Attention, PackedSelfAttention, Skipped, present
+from greedyprune.models.level_attention import LevelAttention, LevelDecoderLayer
 from greedyprune.sites import AttentionSite, CountSite, HiddenSite, Reader, Setting, Site, Slice
 
 FFN_STEP, MLP_STEP, CONV_STEP = 32, 16, 16
@@ -60,9 +61,7 @@ def _backbone(model: Detector) -> Iterator[Site]:
             )
 
 
-def _layer(
-    name: str, label: str, modules: tuple[str, ...], answers: tuple[int, ...] = (), one_of: str = ""
-) -> Site:
+def _layer(name: str, label: str, modules: tuple[str, ...], answers: tuple[int, ...] = (), one_of: str = "") -> Site:
     return CountSite(
         name=name,
         label=label,
@@ -157,7 +156,15 @@ def _attention(model: Detector, layer: str, kind: str, label: str, prefix: str, 
         head_dim=options.unit,
         reader=Reader(output.name.removesuffix(".weight")),
         core=f"{prefix}.{module}.core" if products else "",
+        also=_direct_levels(model, prefix) if module == "self_attn" else {},
     )
+
+
+def _direct_levels(model: Detector, prefix: str) -> dict[str, Tensor]:
+    """Where the levels' weights read a self-attention's queries, they read what makes these instead."""
+    layer = model.get_submodule(prefix)
+    direct = layer.direct_levels() if isinstance(layer, LevelDecoderLayer) else {}
+    return {f"{prefix}.{name}": tensor for name, tensor in direct.items()}
 
 
 def _packed(prefix: str, module: str, model: Detector) -> tuple[Slice, ...]:
@@ -194,6 +201,10 @@ def _cross_attention(prefix: str, module: str, model: Detector) -> tuple[Slice, 
     )
 
 
+def _level_attention(prefix: str, module: str, model: Detector) -> tuple[Slice, ...]:
+    return (*_cross_attention(prefix, module, model)[:-1], _output(f"{prefix}.ca_out_v_proj"))
+
+
 def _deformable(prefix: str, module: str, model: Detector) -> tuple[Slice, ...]:
     # Where a head looks and what its points weigh come from the query, whatever the head's width.
     places = ("sampling_offsets", "attention_weights") if model.options.whole_heads else ()
@@ -212,6 +223,7 @@ _SLICES: dict[tuple[type[nn.Module], str], Describe] = {
     (Attention, "self_attn"): _self_attention,
     (Attention, "cross_attn"): _cross_attention,
     (DeformableAttention, "cross_attn"): _deformable,
+    (LevelAttention, "cross_attn"): _level_attention,
 }
 
 

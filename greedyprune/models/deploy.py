@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from greedyprune.models.dab import DABDecoder
 from greedyprune.models.detector import Detector
 from greedyprune.models.layers import present
+from greedyprune.models.level_attention import LevelDecoderLayer
 
 Network = TypeVar("Network", bound=nn.Module)
 Size = tuple[int, int]
@@ -61,8 +62,9 @@ def deployed(model: Detector, size: Size | None = None, constant: Iterable[str] 
             owner, _, attribute = name.rpartition(".")
             setattr(copy.get_submodule(owner), attribute, Constant(value))
         copy.transformer.decoder.constant_start = True
-    if isinstance(copy.transformer.decoder, DABDecoder):
-        _merge_positions(copy.transformer.decoder)
+    decoder = copy.transformer.decoder
+    if isinstance(decoder, DABDecoder) and not any(isinstance(each, LevelDecoderLayer) for each in decoder.layers):
+        _merge_positions(decoder)
     return copy
 
 

@@ -119,9 +119,7 @@ class Mender:
             if self.chain:
                 order = Order(slim, self.slim.forward, family.inputs(slim, first))
                 begin = order.first(self.chain[0].learns)
-                theirs, own = (
-                    Shelf(store, islice(self._begun(model, images, begin), keep)) for model in (dense, slim)
-                )
+                theirs, own = (Shelf(store, islice(self._begun(model, images, begin), keep)) for model in (dense, slim))
                 self._chained(theirs, own)
                 own.clear()
                 theirs.clear()

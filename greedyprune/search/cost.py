@@ -110,5 +110,3 @@ class CostModel:
                 if not part.output and other is not None and other != site.name and site.least < site.full:
                     pairs.append((other, site.name))
         return sorted(set(pairs))
-
-

@@ -199,10 +199,11 @@ class SearchOptions:
                     values[each.name] = replace(whole, **stored) if nested else stored  # type: ignore[type-var]
             return cls(**{**values, "prune": tuple(values.get("prune", ()))})
         except (TypeError, UserError) as error:
-            raise UserError(f"{place}: its settings are no search's ({error}); start a new one (--study NAME)") from None
+            raise UserError(
+                f"{place}: its settings are no search's ({error}); start a new one (--study NAME)"
+            ) from None
 
     def settings(self) -> dict[str, Any]:
         """For a study: all but what is asked beyond the search, with which a finished study goes on."""
         beyond = ("pareto", "refine", "sampler")
         return {"version": VERSION, **{name: value for name, value in asdict(self).items() if name not in beyond}}
-

@@ -201,9 +201,7 @@ def open_workshop(
     )
 
 
-def _material(
-    bench: Bench, chosen: Chosen, options: SearchOptions, room: Room, resources: Resources
-) -> Material:
+def _material(bench: Bench, chosen: Chosen, options: SearchOptions, room: Room, resources: Resources) -> Material:
     device = next(bench.model.parameters()).device
     text = resources.progress("images to mend with")
     batches = DatasetBatches(chosen.train, chosen.mending, MEND_BATCH, resources.num_workers, text)
@@ -225,9 +223,7 @@ def _material(
     )
 
 
-def _latency(
-    bench: Bench, sites: Sequence[Site], chosen: Chosen, options: SearchOptions, facts: Facts
-) -> LatencyTable:
+def _latency(bench: Bench, sites: Sequence[Site], chosen: Chosen, options: SearchOptions, facts: Facts) -> LatencyTable:
     """The measured time of every site, from the study where it is known: proposals follow from it."""
     known = facts.facts().get("latency")
     if known is None:

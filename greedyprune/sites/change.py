@@ -54,7 +54,6 @@ class Change:
     def __bool__(self) -> bool:
         return bool(self.tensors or self.settings)
 
-
     def standing(self) -> dict[str, Tensor]:
         """The tensors that are not inside a module that leaves: such a module takes its own with it."""
         gone = [".".join(filter(None, place)) for place, value in self.settings.items() if isinstance(value, nn.Module)]

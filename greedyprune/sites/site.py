@@ -1,7 +1,7 @@
 """Sites: what about a model can be made less, with everything that the engine needs to know of each."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -87,6 +87,7 @@ class Site:
         slices: tensors that are sliced with it.
         settings: attributes that remember its width.
         inside: the name of the count site whose absence takes this site with it; empty: none.
+        also: tensors by name that take these values wherever the site is cut, to whatever width.
         begins: the module at whose call it begins to matter, where that is not the owner of a sliced tensor.
     """
 
@@ -101,6 +102,7 @@ class Site:
     slices: tuple[Slice, ...] = ()
     settings: tuple[Setting, ...] = ()
     inside: str = ""
+    also: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     begins: str = ""
 
     @property

@@ -44,13 +44,13 @@ class AttentionMeter(Meter):
             return tuple(HeadMoments(site.groups, site.group_width, device) for _ in range(site.products))
 
         self.moments = SiteMoments((self.reading.moments,), heads(), heads())
-        self._given: tuple[Tensor | None, ...] = ()
+        self._given: list[tuple[Tensor | None, ...]] = []
 
     def watch(self, model: nn.Module, stack: ExitStack) -> None:
         self.reading.watch(stack)
 
         def attend(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._given = tuple(None if arg is None else arg.detach() for arg in args)
+            self._given.append(tuple(None if arg is None else arg.detach() for arg in args))
 
         if self.core is not None:
             stack.callback(self.core.register_forward_pre_hook(attend).remove)
@@ -61,13 +61,13 @@ class AttentionMeter(Meter):
 
     def count(self, gradients: Sequence[Sequence[Tensor]], padding: Padding) -> None:
         valid = self.reading.count([each[0] for each in gradients], padding)
-        if self._given:
-            self._count_products([each[0] for each in gradients], valid)
-        self._given = ()
+        for given in self._given:  # an attention that looks at every level apart calls its core once for each
+            self._count_products(given, [each[0] for each in gradients], valid)
+        self._given.clear()
 
-    def _count_products(self, gradients: Sequence[Tensor], valid: Tensor) -> None:
+    def _count_products(self, given: tuple[Tensor | None, ...], gradients: Sequence[Tensor], valid: Tensor) -> None:
         """Queries and keys, weighted by how much the answer depends on the logits in their rows and columns."""
-        q, k, v, shown = self._given
+        q, k, v, shown = given
         assert q is not None
         assert k is not None
         assert v is not None
@@ -134,4 +134,3 @@ def group_counts(site: AttentionSite, kept: Iterable[int]) -> list[int]:
     for channel in kept:
         counts[channel // site.group_width] += 1
     return counts
-

@@ -40,7 +40,7 @@ class BasisCut:
     def change(self, width: int, state: State) -> Change:
         dense = width >= self.site.full
         tensors = {p.name: self.state[p.name] for p in self.site.slices} if dense else self.rewritten(width)
-        return Change(tensors, settings_of(self.site.settings, width))
+        return Change(tensors if dense else {**tensors, **self.site.also}, settings_of(self.site.settings, width))
 
     def rewritten(self, width: int) -> dict[str, Tensor]:
         """The tensors in the new basis, at any width up to the full one, which is the dense site to rounding."""

@@ -142,7 +142,7 @@ def sliced(site: ChannelSite, state: State, kept: Sequence[int]) -> Change:
     index = torch.as_tensor(site.units(kept), device=state[site.slices[0].name].device)
     scale = sqrt(len(kept) / site.full) if isinstance(site, AttentionSite) and _folds(site) else 1.0
     tensors = {part.name: _select(site, part, state[part.name], index, scale) for part in site.slices}
-    return Change(tensors, settings_of(site.settings, len(kept)))
+    return Change({**tensors, **site.also}, settings_of(site.settings, len(kept)))
 
 
 def _folds(site: AttentionSite) -> bool:
@@ -173,7 +173,7 @@ def switched_off(site: Site, state: State, kept: Sequence[int]) -> Change:
         if not part.output:
             tensors[part.name] = state[part.name].detach().clone()
             site.by_unit(part, tensors[part.name])[:, site.pruned(kept)] = 0
-    return Change(tensors)
+    return Change({**tensors, **site.also})
 
 
 def channels_of(site: ChannelSite, units: Tensor) -> tuple[int, ...]:

@@ -40,5 +40,3 @@ def round_step(site: ChannelSite) -> int:
 def candidate_count(site: ChannelSite) -> int:
     """Candidates of all rounds: each costs a forward of every scoring image."""
     return sum(range(site.full, 0, -round_step(site))) // site.unit
-
-

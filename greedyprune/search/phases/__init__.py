@@ -13,8 +13,7 @@ from greedyprune.search.phases.refine import RefinePhase
 from greedyprune.sites import AttentionSite, HiddenSite, Site
 
 PHASES: Mapping[str, type[Phase]] = {
-    phase.name: phase
-    for phase in (BudgetPhase, MovePhase, MendPhase, ParetoPhase, RefinePhase, GpPhase, ModularPhase)
+    phase.name: phase for phase in (BudgetPhase, MovePhase, MendPhase, ParetoPhase, RefinePhase, GpPhase, ModularPhase)
 }
 Schedule = Callable[[SearchOptions, Sequence[Site]], list[Phase]]
 
