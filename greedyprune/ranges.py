@@ -71,6 +71,8 @@ class Range:
 
     def __str__(self) -> str:
         noun = "a whole number" if self.kind is int else "a number"
+        if self.low == -math.inf:
+            return noun
         least = f"{noun} {'above' if self.above else 'of at least'} {self.low}"
         if self.high == math.inf:
             return least
@@ -87,6 +89,7 @@ SHARE_BELOW_ONE = Range(float, 0, 1, below=True)
 POSITIVE_SHARE = Range(float, 0, 1, above=True)
 AMOUNT = Range(float, 0)
 POSITIVE = Range(float, 0, above=True)
+FINITE = Range(float, -math.inf)
 
 Count = Annotated[int, COUNT]
 CountOrNone = Annotated[int, COUNT_OR_NONE]
@@ -97,6 +100,7 @@ ShareBelowOne = Annotated[float, SHARE_BELOW_ONE]
 PositiveShare = Annotated[float, POSITIVE_SHARE]
 Amount = Annotated[float, AMOUNT]
 Positive = Annotated[float, POSITIVE]
+Finite = Annotated[float, FINITE]
 
 
 def ranges_of(options: type[Any]) -> dict[str, Range]:
