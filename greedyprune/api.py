@@ -25,11 +25,12 @@ from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases import SCHEDULES
 from greedyprune.search.search import Display, Search, best_trial, change_of, check_budget
 from greedyprune.search.setup import Chosen, Resources, open_workshop, searched_sites, settings_of, weights_hash
-from greedyprune.search.trial import Baseline, Trial
 from greedyprune.search.workshop import Workshop
 from greedyprune.sites import Site
-from greedyprune.study import Reading, Study
 from greedyprune.study.distributions import width_distributions
+from greedyprune.study.reading import Reading
+from greedyprune.study.study import Study
+from greedyprune.study.trial import Baseline, Trial
 
 SLIM = "slim.safetensors"  # the slim model of a search, in the search's folder
 Model = nn.Module | str | Path

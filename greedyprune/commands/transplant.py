@@ -24,8 +24,8 @@ from greedyprune.report.result import Summary
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.search import best_trial
 from greedyprune.search.setup import Resources
-from greedyprune.search.trial import Trial
-from greedyprune.study import Reading, load_study
+from greedyprune.study.reading import Reading, load_study
+from greedyprune.study.trial import Trial
 from greedyprune.text import file_path, plain_text
 
 DEFAULT_DB = Path("runs/prune/prune.db")

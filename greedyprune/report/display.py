@@ -16,8 +16,8 @@ from rich.text import Text
 
 from greedyprune.pruning.kinds.channels import ChannelSite
 from greedyprune.report.console import duration, open_console
-from greedyprune.search.trial import Baseline, Grown, Trial
 from greedyprune.sites import Site
+from greedyprune.study.trial import Baseline, Grown, Trial
 from greedyprune.text import printable
 
 INTERVAL = 10.0  # seconds without a line after which plain output tells what is being done

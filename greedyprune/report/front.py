@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greedyprune.report.console import add_columns, count
-from greedyprune.search.trial import Baseline, Trial
+from greedyprune.study.trial import Baseline, Trial
 from greedyprune.text import printable
 
 

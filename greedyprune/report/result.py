@@ -12,7 +12,7 @@ from greedyprune.evaluation.result import EvalResult
 from greedyprune.files import atomic_write
 from greedyprune.ranges import AMOUNT, COUNT_OR_NONE
 from greedyprune.report.front import AXES
-from greedyprune.search.trial import Baseline, Trial
+from greedyprune.study.trial import Baseline, Trial
 
 RESULT, CFGS = "result.json", "cfgs.json"
 

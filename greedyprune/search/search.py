@@ -14,9 +14,9 @@ from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases import PHASES, Ask, Phase, Story
 from greedyprune.search.phases.grow import GrowPhase
 from greedyprune.search.saving import Saving
-from greedyprune.search.trial import Baseline, Trial, last_held
 from greedyprune.search.workshop import Facts, Workshop
 from greedyprune.sites import Change, Site
+from greedyprune.study.trial import Baseline, Trial, last_held
 
 
 class Store(Facts, Protocol):

@@ -16,8 +16,8 @@ from greedyprune.pruning.watcher import Watcher
 from greedyprune.search.evaluator import Evaluator, last_answers
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.saving import Saving
-from greedyprune.search.trial import Trial
 from greedyprune.sites import Change, Site, Widths
+from greedyprune.study.trial import Trial
 
 TRUST = 2  # steps by which one move may change a site's width
 

@@ -7,11 +7,11 @@ import optuna
 from optuna.trial import TrialState
 
 from greedyprune.errors import UserError
-from greedyprune.search.trial import Baseline, Trial
 from greedyprune.study.database import Database
 from greedyprune.study.location import Location, check_name
 from greedyprune.study.refusals import DATABASE_ERRORS, REMEDY
 from greedyprune.study.rows import RESULT, find_study, read_attributes, read_frozen, read_rows, stumbled
+from greedyprune.study.trial import Baseline, Trial
 from greedyprune.study.typed import Wrong
 
 

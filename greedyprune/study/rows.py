@@ -10,10 +10,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from greedyprune.errors import UserError
-from greedyprune.search.trial import Baseline, Trial
 from greedyprune.study.database import Database
 from greedyprune.study.refusals import DATABASE_ERRORS, REMEDY
 from greedyprune.study.run import read_run
+from greedyprune.study.trial import Baseline, Trial
 from greedyprune.study.trials import WidthRanges, is_unfinished, read_baseline, read_trial
 from greedyprune.study.typed import Wrong, json_object, shown
 

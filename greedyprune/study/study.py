@@ -12,7 +12,6 @@ from typing import Any
 import optuna
 
 from greedyprune.errors import UserError
-from greedyprune.search.trial import Baseline, Trial
 from greedyprune.study.confirm import Confirmation
 from greedyprune.study.database import Database
 from greedyprune.study.location import Location, check_name
@@ -32,6 +31,7 @@ from greedyprune.study.rows import (
 )
 from greedyprune.study.run import Run, read_run, refusal
 from greedyprune.study.settings import differences
+from greedyprune.study.trial import Baseline, Trial
 from greedyprune.study.trials import WidthRanges, frozen_trial
 from greedyprune.study.typed import Wrong
 from greedyprune.version import __version__

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from greedyprune.ranges import AMOUNT, COUNT_OR_NONE, FINITE, Range
-from greedyprune.search.trial import Baseline, Grown, Trial
+from greedyprune.study.trial import Baseline, Grown, Trial
 from greedyprune.study.typed import Ranges, Wrong, shown, typed
 
 SUBSET, FULL = 0, 1  # steps of a trial's intermediate values

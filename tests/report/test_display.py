@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from greedyprune.pruning.fit import fit
 from greedyprune.report.console import duration, open_console
 from greedyprune.report.display import INTERVAL, SearchDisplay
-from greedyprune.search.trial import Grown
+from greedyprune.study.trial import Grown
 
 from ..helpers.made_up import BASELINE, NAMES, PLAIN, layered_sites, printed, trial
 

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import IntDistribution
 
 from greedyprune.errors import UserError
-from greedyprune.search.trial import Grown, Trial
+from greedyprune.study.trial import Grown, Trial
 from greedyprune.study.study import Study
 
 RANGES = {

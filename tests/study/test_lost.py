@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from greedyprune.search.trial import Baseline
+from greedyprune.study.trial import Baseline
 from greedyprune.study.reading import load_study
 from greedyprune.study.refusals import DatabaseLost
 

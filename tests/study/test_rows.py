@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from greedyprune.search.trial import Baseline
+from greedyprune.study.trial import Baseline
 from greedyprune.study.reading import list_studies, load_study
 
 from .small_study import open_study, refusal, trial_of

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from greedyprune.search.trial import Baseline, Grown
+from greedyprune.study.trial import Baseline, Grown
 from greedyprune.study.reading import list_studies, load_study
 
 from .small_study import RANGES, SETTINGS, open_study, refusal, trial_of

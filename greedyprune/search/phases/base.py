@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from greedyprune.search.options import SearchOptions
-from greedyprune.search.trial import Baseline, Grown, Trial, last_held
 from greedyprune.sites import Change
+from greedyprune.study.trial import Baseline, Grown, Trial, last_held
 
 if TYPE_CHECKING:
     from greedyprune.search.workshop import Workshop

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from greedyprune.search.phases.base import Ask, Phase, Proposal, Story
-from greedyprune.search.trial import Trial
+from greedyprune.study.trial import Trial
 
 if TYPE_CHECKING:
     from greedyprune.search.workshop import Workshop

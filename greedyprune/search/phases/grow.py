@@ -14,8 +14,8 @@ from greedyprune.pruning.kinds.channels import ChannelSite
 from greedyprune.pruning.transplant import KeptSets, kept_change
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases.base import Ask, Phase, Proposal, Story, Verdict
-from greedyprune.search.trial import Baseline, Grown, Trial
 from greedyprune.sites import AttentionSite, Change
+from greedyprune.study.trial import Baseline, Grown, Trial
 
 if TYPE_CHECKING:
     from greedyprune.search.workshop import Workshop

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from greedyprune.search.phases.base import Ask, Phase, Proposal, Story
-from greedyprune.search.trial import Trial, last_held
 from greedyprune.sites import Change
+from greedyprune.study.trial import Trial, last_held
 
 if TYPE_CHECKING:
     from greedyprune.search.workshop import Workshop

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from greedyprune.search.phases.base import Ask, Phase, Proposal, Story
-from greedyprune.search.trial import Trial, last_held
+from greedyprune.study.trial import Trial, last_held
 
 if TYPE_CHECKING:
     from greedyprune.search.workshop import Workshop

@@ -10,8 +10,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 
 from greedyprune.search.phases.base import FIT, Ask, Phase, Proposal, Story
-from greedyprune.search.trial import Baseline, Trial, last_held
 from greedyprune.study.distributions import width_distributions
+from greedyprune.study.trial import Baseline, Trial, last_held
 
 if TYPE_CHECKING:
     from greedyprune.search.workshop import Workshop
