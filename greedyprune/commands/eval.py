@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(result.to_json(), allow_nan=False))
     else:
         print_evaluation(result)
-    if args.draw is not None:
+    if args.draw is not None and result.detections is not None:
         chosen = subset_ids(dataset.image_ids, args.eval_images, args.seed)[: args.draw_images]
         drawn = draw_pairs(dataset, result.detections, chosen, args.draw, min_score=args.draw_score)
         print(f"{len(drawn)} pictures in {args.draw}", file=sys.stderr)
@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _tell_doubts(args: argparse.Namespace, dataset: CocoDetection, result: EvalResult) -> None:
     """What speaks against model and data belonging together, on stderr."""
     chosen, ap = subset_ids(dataset.image_ids, args.eval_images, args.seed), result.accuracy["AP"]
+    assert result.detections is not None
     told = doubt(dataset.coco, chosen, result.detections, ap)
     if ap < NOTHING:
         told = f"nothing is found: {why_nothing(dataset.coco, chosen, result.detections)}"

@@ -49,7 +49,7 @@ def add_flags(
         kind = _kind(types[field.name])
         if is_dataclass(kind):
             told = {each.name: str(getattr(field.default, each.name)) for each in fields(kind)}
-            nested: type[Any] = kind
+            nested: Any = kind
             add_flags(group, nested, unset=unset, defaults=told, pattern=field.metadata["flag"])
             continue
         flag, text = f"--{flag_of(field, pattern)}", help_of.get(field.name, "").replace("%", "%%")
