@@ -1,6 +1,7 @@
 """A detector on which changes are tried, and cached activations of the images that they are tried on."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -92,6 +93,7 @@ class Bench:
         self._modules = {module for site in sites for module in site_modules(site)}
         self.origin = self.place(self._modules)
         self._known = {last_only: Known() for last_only in (False, True)}
+        self._named = dict(self.model.named_modules(remove_duplicate=False))
 
     def place(self, modules: set[str]) -> Call | None:
         """The place before which nothing depends on some modules; None: the start."""
@@ -100,6 +102,17 @@ class Bench:
     def felt(self, change: Change) -> Call | None:
         """The place before which nothing depends on a change."""
         return self.place(differing(change, NOTHING))
+
+    @contextmanager
+    def calling(self, place: Call, change: Change) -> Iterator[None]:
+        """Modules that are gone for a change on the bench are there from a place on, which may be the call of one."""
+        settings = {}
+        for attribute, value in change.settings.items():
+            name = ".".join(filter(None, attribute))
+            if isinstance(value, nn.Module) and not self.before(self.place({name}), place):
+                settings[attribute] = self._named[name]
+        with installed(self.model, Change(settings=settings)):
+            yield
 
     @property
     def mended_from(self) -> Call | None:
@@ -213,7 +226,7 @@ class Activations:
             replay = bench.replay(self.last_only, fast)
             index = 0
             while index < self.cached:  # others may take room in the meantime
-                answer = self._answer(replay, index, graph)
+                answer = self._answer(replay, index, graph, fast)
                 yield self._start[index].values[INPUTS], answer, self._targets[index]
                 index += 1
             yield from self._from_images(index, graph)
@@ -276,12 +289,13 @@ class Activations:
             self._at[index] = tape
         return True
 
-    def _answer(self, replay: Replay, index: int, graph: bool) -> Answer:
+    def _answer(self, replay: Replay, index: int, graph: bool, fast: bool) -> Answer:
         while True:
             tape = self._start[index] if graph else self._at[index]
             try:
                 if not graph and tape.place != self._place and self._place is not None and not self._full:
-                    tape = replay.forwarded(tape, self._place)
+                    with self.bench.calling(self._place, self._base):
+                        tape = self.bench.replay(self.last_only, fast).forwarded(tape, self._place)
                     self._full = not self._put(index, tape)
                 with torch.set_grad_enabled(graph), torch.inference_mode(not graph):
                     answer: Answer = replay.answer(tape)
