@@ -37,7 +37,10 @@ class Link(ABC):
 
     @abstractmethod
     def absence(self, logits: Tensor) -> Tensor:
-        """Divergence `[...]` of the chances of logits `[..., C]` from those of a query that finds nothing."""
+        """Divergence `[...]` of the chances of logits `[..., C]` from those of a query that finds nothing.
+
+        A query that finds no more than `NOTHING` is one.
+        """
 
     def confidence(self, logits: Tensor) -> Tensor:
         """Chance `[...]` of the best class."""
@@ -85,10 +88,11 @@ class Softmax(Link):
         return spread - chance * spread.sum(-1, keepdim=True)
 
     def absence(self, logits: Tensor) -> Tensor:
-        chance, classes = logits.softmax(-1), logits.shape[-1] - 1
-        nothing = torch.full_like(chance[..., -1:], 1 - NOTHING)
-        background = torch.cat((torch.full_like(chance[..., :-1], NOTHING / classes), nothing), dim=-1)
-        return (torch.xlogy(chance, chance) - chance * background.log()).sum(-1)
+        # That something is found, and which class it is, against all of them alike.
+        chance = logits.softmax(-1)[..., :-1]
+        found, classes = chance.sum(-1), chance.shape[-1]
+        which = torch.xlogy(chance, chance).sum(-1) - torch.xlogy(found, found) + found * log(classes)
+        return _binary_divergence(found) + which
 
 
 class ObjectnessSoftmax(Link):
@@ -118,7 +122,8 @@ class ObjectnessSoftmax(Link):
 
 
 def _binary_divergence(chance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of chances from `NOTHING`, each."""
+    """Kullback-Leibler divergence of chances from `NOTHING`, each; 0 for those below it."""
+    chance = chance.clamp(min=NOTHING)
     own = torch.xlogy(chance, chance) + torch.xlogy(1 - chance, 1 - chance)
     return own - chance * log(NOTHING) - (1 - chance) * log(1 - NOTHING)
 

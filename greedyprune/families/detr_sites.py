@@ -26,10 +26,10 @@ def detr_sites(model: Detector) -> Iterator[Site]:
         yield _ffn(model, layer, label, prefix)
     yield _queries(model)
     yield from _mlps(model, "decoder", "query_scale", "ref_point_head", "ref_anchor_head")
-    for index, _ in present(model.transformer.decoder.layers):
+    for answer, (index, _) in enumerate(present(model.transformer.decoder.layers)):
         prefix, layer, label = f"transformer.decoder.layers.{index}", f"decoder.{index}", f"decoder layer {index}"
         heads = [f"{name}.{index}" for name in ("class_embed", "bbox_embed") if _own_heads(model)]
-        yield _layer(layer, label, (prefix, *heads), answers=(index,), one_of="decoder layers")
+        yield _layer(layer, label, (prefix, *heads), answers=(answer,), one_of="decoder layers")
         yield _attention(model, layer, "self", label, prefix, "self_attn")
         yield _attention(model, layer, "cross", label, prefix, "cross_attn")
         yield _ffn(model, layer, label, prefix)
@@ -90,7 +90,8 @@ def _queries(model: Detector) -> Site:
         settings=() if tables else (Setting("", "num_proposals"),),
         queries=True,
         copies=1 if patterns is None else len(patterns.weight),
-        begins="transformer.decoder",
+        # Proposals are embedded before the decoder is called.
+        begins="transformer.decoder" if tables else "transformer.positions",
     )
 
 

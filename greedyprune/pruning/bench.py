@@ -1,6 +1,7 @@
 """A detector on which changes are tried, and cached activations of the images that they are tried on."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from greedyprune.answer import Answer
 from greedyprune.families.base import Family
+from greedyprune.pruning.calls import END, Order, differing
 from greedyprune.pruning.marked import Call, Missing
-from greedyprune.pruning.replay import END, INPUTS, Known, Order, Replay, Tape, differing
+from greedyprune.pruning.replay import INPUTS, Known, Replay, Tape
 from greedyprune.sites import Change, CountSite, RatioSite, Site, installed
 from greedyprune.sites.change import place_of
 
@@ -96,6 +98,7 @@ class Bench:
         self._modules = {module for site in sites for module in site_modules(site)}
         self.origin = self.place(self._modules)
         self._known = {last_only: Known() for last_only in (False, True)}
+        self._named = dict(self.model.named_modules(remove_duplicate=False))
 
     def place(self, modules: set[str]) -> Call | None:
         """The place before which nothing depends on some modules; None: the start."""
@@ -104,6 +107,17 @@ class Bench:
     def felt(self, change: Change) -> Call | None:
         """The place before which nothing depends on a change."""
         return self.place(differing(change, NOTHING))
+
+    @contextmanager
+    def calling(self, place: Call, change: Change) -> Iterator[None]:
+        """Modules that are gone for a change on the bench are there from a place on, which may be the call of one."""
+        settings = {}
+        for attribute, value in change.settings.items():
+            name = ".".join(filter(None, attribute))
+            if isinstance(value, nn.Module) and not self.before(self.place({name}), place):
+                settings[attribute] = self._named[name]
+        with installed(self.model, Change(settings=settings)):
+            yield
 
     @property
     def mended_from(self) -> Call | None:
@@ -207,22 +221,30 @@ class Activations:
             yield answer, targets
 
     def passes(self, change: Change = NOTHING, graph: bool = False) -> Iterator[tuple[Any, Answer, Targets]]:
+<<<<<<< HEAD
         """The same, with the inputs of each batch, of which only what the rest of the pass reads has numbers."""
         self.fill()
+=======
+        """The same, with the inputs of each batch, of which only what the rest of the pass reads has numbers.
+
+        With graphs every pass starts at the origin, so that whoever listens to submodules hears all calls after it.
+        """
+>>>>>>> pruning-tests
         bench = self.bench
         bench.image_forwards += len(self)
         with installed(bench.model, change):
             if bench.before(bench.felt(change), self.origin):
                 yield from self._from_images(0, graph)
                 return
-            self._turn(change)
+            if not graph:
+                self._turn(change)
             # Convolutions are worth it: their norms are folded into them.
             fast = not graph and any(tensor.dim() == 4 for tensor in change.standing().values())
             replay = bench.replay(self.last_only, fast)
             index = 0
             while index < self.cached:  # others may take room in the meantime
-                answer = self._answer(replay, index, graph)
-                yield self._at[index].values[INPUTS], answer, self._targets[index]
+                answer = self._answer(replay, index, graph, fast)
+                yield self._start[index].values[INPUTS], answer, self._targets[index]
                 index += 1
             yield from self._from_images(index, graph)
 
@@ -240,13 +262,13 @@ class Activations:
         self.bench.replay(self.last_only).demand(missing)
         replay = self.bench.replay(self.last_only, fast=True)
         for index, (images, _) in zip(range(self.cached), self.batches.iterate(), strict=False):
-            self._at[index] = self._start[index] = self._tape(replay, images)
+            self._renew(index, self._tape(replay, images))
 
     def drop(self) -> None:
         """Give back the room of the last cached batch."""
-        tape, start = self._at.pop(), self._start.pop()
-        self._targets.pop()
-        self._room.take(self, -start.size - (0 if tape is start else tape.size))
+        self._room.take(self, -self._held(-1))
+        for each in (self._at, self._start, self._targets):
+            each.pop()
 
     def _tape(self, replay: Replay, images: Sequence[Tensor]) -> Tape:
         """A batch at the origin."""
@@ -265,6 +287,16 @@ class Activations:
             self._place, self._full = place, False
         self._base = change
 
+    def _held(self, index: int) -> int:
+        """Bytes that a batch takes."""
+        start, tape = self._start[index], self._at[index]
+        return start.size + (0 if tape is start else tape.size)
+
+    def _renew(self, index: int, tape: Tape) -> None:
+        """Another tape of a batch at the origin, which holds more: it is taken whether there is room for it or not."""
+        self._room.used += tape.size - self._held(index)
+        self._start[index] = self._at[index] = tape
+
     def _put(self, index: int, tape: Tape) -> bool:
         """Another tape of a batch, if there is room for it."""
         start, old = self._start[index], self._at[index]
@@ -275,13 +307,14 @@ class Activations:
             self._at[index] = tape
         return True
 
-    def _answer(self, replay: Replay, index: int, graph: bool) -> Answer:
-        tape = self._at[index]
-        if tape.place != self._place and self._place is not None and not self._full:
-            tape = replay.forwarded(tape, self._place)
-            self._full = not self._put(index, tape)
+    def _answer(self, replay: Replay, index: int, graph: bool, fast: bool) -> Answer:
         while True:
+            tape = self._start[index] if graph else self._at[index]
             try:
+                if not graph and tape.place != self._place and self._place is not None and not self._full:
+                    with self.bench.calling(self._place, self._base):
+                        tape = self.bench.replay(self.last_only, fast).forwarded(tape, self._place)
+                    self._full = not self._put(index, tape)
                 with torch.set_grad_enabled(graph), torch.inference_mode(not graph):
                     answer: Answer = replay.answer(tape)
                 return answer
@@ -289,9 +322,7 @@ class Activations:
                 # The change reads something that the dense detector does not: from now on it is kept.
                 replay.demand(missing)
                 images, _ = next(self.batches.iterate(index))
-                tape = self._tape(self.bench.replay(self.last_only, fast=True), images)
-                self._start[index] = tape
-                self._put(index, tape)
+                self._renew(index, self._tape(self.bench.replay(self.last_only, fast=True), images))
 
     def _from_images(self, first: int, graph: bool) -> Iterator[tuple[Any, Answer, Targets]]:
         """Batches from the images themselves."""

@@ -62,12 +62,16 @@ def allocate(sites: Sequence[Choices], budget: float) -> list[int | None]:
         row[0, members] = 1
         constraints.append(LinearConstraint(row, -np.inf, len(members) - 1))
     # A width that is both dearer and worse than another of its site is never taken: bounds of 0 say so. What leaves
-    # together with a site is not in its own cost.
+    # together with a site is not in its own cost, and one of a group stays whatever it costs.
     holders = {site.inside for site in sites}
     open_ = [
+<<<<<<< HEAD
         np.ones(len(site.costs))
         if number in holders
         else _undominated(np.asarray(site.damages), np.asarray(site.costs))
+=======
+        np.ones(len(site.costs)) if number in holders or site.group else _undominated(site)
+>>>>>>> pruning-tests
         for number, site in enumerate(sites)
     ]
     solution = milp(
@@ -112,8 +116,9 @@ def _one_each(sites: Sequence[Choices], starts: np.ndarray) -> csr_matrix:
     return csr_matrix(matrix)
 
 
-def _undominated(damage: np.ndarray, cost: np.ndarray) -> np.ndarray:
+def _undominated(site: Choices) -> np.ndarray:
     """1.0 for every width that no other one beats in both, else 0.0; of equal ones the first stays."""
+    damage, cost = np.asarray(site.damages), np.asarray(site.costs)
     better = (damage[None] <= damage[:, None]) & (cost[None] <= cost[:, None])  # [beaten, beater]
     equal = (damage[None] == damage[:, None]) & (cost[None] == cost[:, None])
     before = np.tri(len(damage), k=-1, dtype=bool)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from greedyprune.pruning.tree import map_tensors
+from greedyprune.pruning.tree import map_tensors, storages
 
 Call = tuple[str, int]  # a module's name, and how many times it was called before in the pass
 Leaf = tuple[Call, int]  # the number of a tensor in what a call gave
@@ -20,6 +20,7 @@ _METADATA = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "devic
     Tensor.__len__,
     Tensor.is_floating_point,
 }
+_NOT_AUGMENTED = {"__invert__", "__int__", "__index__"}
 
 
 class Missing(Exception):
@@ -132,8 +133,9 @@ class Marked(Tensor):
 def _writes(func: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a function may change a tensor that it is given."""
     name = getattr(func, "__name__", "")
-    in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-    return in_place or bool(kwargs.get("inplace")) or "out" in kwargs
+    augmented = name.startswith("__i") and name not in _NOT_AUGMENTED
+    in_place = augmented or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    return in_place or bool(kwargs.get("inplace")) or kwargs.get("out") is not None
 
 
 class Watched(Marked):
@@ -143,10 +145,12 @@ class Watched(Marked):
         result = func(*given[0], **given[1])
         if writes:
             self.state.written |= leaves
-        if self.state.live or writes or not _tensors_alone(result):
-            self.state.read |= leaves
-            return result
-        return map_tensors(result, lambda tensor: self.like(tensor, leaves))
+        if not (self.state.live or writes or not _tensors_alone(result)):
+            return map_tensors(result, lambda tensor: self.like(tensor, leaves))
+        self.state.read |= leaves
+        # A view stays marked: what is written into it is written into the tensor itself.
+        memory = storages(given).keys()
+        return map_tensors(result, lambda t: self.like(t, leaves) if storages(t).keys() & memory else t)
 
 
 class Placeholder(Marked):

@@ -18,11 +18,12 @@ from greedyprune.answer import Answer
 from greedyprune.families.base import Family
 from greedyprune.pruning.answers import answer_errors
 from greedyprune.pruning.bench import Activations
+from greedyprune.pruning.calls import Order
 from greedyprune.pruning.fit import fit
 from greedyprune.pruning.layerwise import Aim, Batch, mend_chain, mend_singles
 from greedyprune.pruning.marked import Call, Missing
 from greedyprune.pruning.pairing import counterpart
-from greedyprune.pruning.replay import INPUTS, Order, Replay, Tape
+from greedyprune.pruning.replay import INPUTS, Replay, Tape
 from greedyprune.pruning.shelf import Shelf, Store
 from greedyprune.pruning.watcher import UNWATCHED, Watcher
 from greedyprune.sites import Change
@@ -90,7 +91,10 @@ class Mender:
             The names of the parameters that learned.
         """
         with Store(self.room) as store, still(self.model):
-            self._read(images)
+            called = self._read(images)
+            # What comes before the origin is as it was, and is not called any more.
+            self.chain = [block for block in self.chain if (block.ends, 0) in called]
+            self.hints = [call for call in self.hints if call in called]
             starts = Shelf(store, images.tapes())
             theirs, own = Shelf(store, starts), Shelf(store, starts)
             lessons = Shelf(store, (self._lesson(tape, tape) for tape in starts))
@@ -139,15 +143,20 @@ class Mender:
             tape = self._inputs(batch)
             yield tape if place is None else replay.forwarded(tape, place)
 
-    def _read(self, images: Activations) -> None:
-        """See to it that the cached batches hold what both models read."""
+    def _read(self, images: Activations) -> set[Call]:
+        """See to it that the cached batches hold what both models read; returns the calls that they do not answer."""
+        called: set[Call] = set()
+
+        def ended(call: Call, output: Any) -> None:
+            called.add(call)
+
         while True:
             tape = next(iter(images.tapes()))
             try:
                 with torch.no_grad():
-                    self.slim.answer(tape)
+                    self.slim.answer(tape, ended)
                     self.dense.answer(tape)
-                return
+                return called - tape.values.keys()
             except Missing as missing:
                 images.demand(missing)
 

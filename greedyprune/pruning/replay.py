@@ -1,14 +1,11 @@
 """A model's own forward pass in which everything before a place answers from memory.
 
-A call of a submodule is known by the submodule's name and the number of the call in the pass. What the calls before a
-place gave is kept, as far as something after the place reads it; in the next pass these calls answer at once, and the
-rest of the model runs as it is written. Nothing of the model has to be cut apart for that.
+What the calls before a place gave is kept, as far as something after the place reads it; in the next pass these calls
+answer at once, and the rest of the model runs as it is written. Nothing of the model has to be cut apart for that.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,13 +13,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from greedyprune.pruning.marked import Call, Hollow, Leaf, Missing, Pass, Placeholder, Watched, Watching
-from greedyprune.pruning.tree import map_tensors, storages
-from greedyprune.sites.change import Change, place_of
+from greedyprune.pruning.calls import Forward, heard
+from greedyprune.pruning.marked import Call, Hollow, Leaf, Marked, Missing, Pass, Placeholder, Watched, Watching
+from greedyprune.pruning.tree import map_tensors, storages, tensors_in
 
 INPUTS: Call = ("", -1)  # stands for what the model itself is given
-END: Call = ("", 0)  # the place after everything
-Forward = Callable[[Any], Any]
 
 
 class _Reached(Exception):
@@ -36,10 +31,12 @@ class Tape:
     Attributes:
         place: the call before which the model goes on, or which it holds as the last one; None: the start.
         values: by call; also of the inputs.
+        inside: the modules that were called inside each of these calls, one after another.
     """
 
     place: Call | None
     values: Mapping[Call, Any]
+    inside: Mapping[Call, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of_inputs(cls, inputs: Any) -> "Tape":
@@ -50,111 +47,6 @@ class Tape:
     def size(self) -> int:
         """Bytes of the memory that its tensors lie in."""
         return sum(storages(dict(self.values)).values())
-
-
-@contextmanager
-def _heard(
-    model: nn.Module,
-    values: Mapping[Call, Any] | None = None,
-    began: Callable[[Call], None] | None = None,
-    ended: Callable[[Call, Any], None] | None = None,
-) -> Iterator[None]:
-    """Every call of a submodule answers with its value, where it has one; the others are told when they run."""
-    counts: Counter[str] = Counter()
-    known = values or {}
-
-    def wrapped(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            this = (name, counts[name])
-            counts[name] += 1
-            if began is not None:
-                began(this)
-            output = known[this] if this in known else forward(*args, **kwargs)
-            if ended is not None:
-                ended(this, output)
-            return output
-
-        return call
-
-    modules = [(name, module) for name, module in model.named_modules() if name]
-    own = [module.__dict__.get("forward") for _, module in modules]
-    for name, module in modules:
-        object.__setattr__(module, "forward", wrapped(name, module.forward))
-    try:
-        yield
-    finally:
-        for (_, module), before in zip(modules, own, strict=True):
-            if before is None:
-                object.__delattr__(module, "forward")
-            else:
-                object.__setattr__(module, "forward", before)
-
-
-class Order:
-    """The order of all calls in a forward pass.
-
-    Args:
-        model: in eval mode.
-        forward: runs it on inputs.
-        inputs: of one batch.
-    """
-
-    def __init__(self, model: nn.Module, forward: Forward, inputs: Any) -> None:
-        self.starts: dict[Call, int] = {}
-        self._names = {id(module): name for name, module in model.named_modules()}
-        self._model = model
-
-        def began(call: Call) -> None:
-            self.starts[call] = len(self.starts)
-
-        with torch.no_grad(), _heard(model, began=began):
-            forward(inputs)
-
-    def first(self, modules: Iterable[str]) -> Call | None:
-        """The place before which nothing depends on some modules.
-
-        Args:
-            modules: names; one that is never called is felt where the module that it lies in is called first.
-
-        Returns:
-            The earliest of their first calls; None: the start of the pass; `END` if there are none.
-        """
-        found: list[Call] = []
-        for module in modules:
-            call = self._first(module)
-            if call is None:
-                return None
-            found.append(call)
-        return min(found, key=self.starts.__getitem__, default=END)
-
-    def _first(self, module: str) -> Call | None:
-        while module:
-            own = self._names.get(id(self._model.get_submodule(module)), module)  # a shared module has several names
-            if (own, 0) in self.starts:
-                return own, 0
-            module = module.rpartition(".")[0]
-        return None
-
-    def before(self, first: Call | None, second: Call | None) -> bool:
-        """Whether one place lies before another; None is the start of the pass."""
-        return self._position(first) < self._position(second)
-
-    def _position(self, place: Call | None) -> int:
-        if place == END:
-            return len(self.starts)
-        return -1 if place is None else self.starts[place]
-
-
-def differing(one: Change, other: Change) -> set[str]:
-    """The modules in which two changes of one model differ."""
-    tensors, others = one.standing(), other.standing()
-    found = {place_of(name)[0] for name in {**tensors, **others} if tensors.get(name) is not others.get(name)}
-    for place in {**one.settings, **other.settings}:
-        own, its = one.settings.get(place), other.settings.get(place)
-        module = isinstance(own, nn.Module) or isinstance(its, nn.Module)
-        if type(own) is not type(its) if module else own != its:
-            found.add(".".join(filter(None, place)) if module else place[0])
-    return found
 
 
 @dataclass
@@ -168,10 +60,62 @@ class Known:
         filled: tapes with stand-ins, and the passes over them.
     """
 
-    watched: dict[tuple[Call, bool, tuple[type, ...]], frozenset[Leaf]] = field(default_factory=dict)
+    watched: dict[tuple[Call, bool, tuple[bool, ...]], frozenset[Leaf]] = field(default_factory=dict)
     demanded: frozenset[Leaf] = frozenset()
     written: frozenset[Leaf] = frozenset()
     filled: "WeakKeyDictionary[Tape, tuple[Pass, dict[Call, Any]]]" = field(default_factory=WeakKeyDictionary)
+
+
+class _Reaching:
+    """A pass on its way to a place.
+
+    Args:
+        place: the call that it ends before, or
+        after: with.
+        tape: that it starts from.
+        written: tensors of which copies are kept, as they are when they are given.
+
+    Attributes:
+        done: outermost calls so far.
+        outputs: what each call gave.
+        inside: the modules that were called inside each.
+    """
+
+    def __init__(self, place: Call, after: bool, tape: Tape, written: frozenset[Leaf]) -> None:
+        self.place, self.after = place, after
+        self.done: list[Call] = []
+        self.outputs: dict[Call, Any] = {}
+        self.inside: dict[Call, Sequence[str]] = {}
+        self._answered, self._copied = tape.inside, {call for call, _ in written}
+        self._open: list[tuple[int, int]] = []
+        self._names: list[str] = []
+        self._versions: dict[Call, list[int]] = {}
+
+    def began(self, call: Call) -> None:
+        if call == self.place and not self.after:
+            raise _Reached
+        self._names.append(call[0])
+        self._open.append((len(self.done), len(self._names)))
+
+    def ended(self, call: Call, output: Any) -> None:
+        done, names = self._open.pop()
+        self._names += self._answered.get(call, ())
+        del self.done[done:]
+        self.done.append(call)
+        self.inside[call] = tuple(self._names[names:])
+        self.outputs[call] = map_tensors(output, _copy) if call in self._copied else output
+        self._versions[call] = _versions(self.outputs[call])
+        if call == self.place:
+            raise _Reached
+
+    @property
+    def written(self) -> frozenset[Leaf]:
+        """Tensors of the outermost calls that were changed after they were given."""
+        found: dict[Leaf, bool] = {}
+        for call in self.done:
+            before, now = self._versions[call], _versions(self.outputs[call])
+            found |= {(call, number): own != its for number, (own, its) in enumerate(zip(before, now, strict=True))}
+        return frozenset(leaf for leaf, differs in found.items() if differs)
 
 
 class Replay:
@@ -198,7 +142,10 @@ class Replay:
             Missing: the tape was made for a model that reads less; see `demand`.
         """
         state, values = self._filled(tape)
-        return self._run(tape.place, values, state, ended=ended)
+        answer = self._run(tape, values, state, ended=ended)
+        if leaves := _leaves(answer, Placeholder):
+            raise Missing(leaves)
+        return answer
 
     def output(self, tape: Tape, call: Call) -> Any:
         """What a call gives, with its graph where gradients are on; the pass ends there."""
@@ -223,29 +170,29 @@ class Replay:
             place: the call that the new tape ends before, or
             after: with.
         """
-        done: list[Call] = []  # outermost calls so far
-        open_: list[int] = []
-        outputs: dict[Call, Any] = {}
-
-        def began(call: Call) -> None:
-            if call == place and not after:
-                raise _Reached
-            open_.append(len(done))
-
-        def ended(call: Call, output: Any) -> None:
-            del done[open_.pop() :]
-            done.append(call)
-            outputs[call] = output
-            if call == place:
-                raise _Reached
-
-        state, values = self._filled(tape)
-        try:
-            with torch.no_grad():
-                self._run(tape.place, values, state, began, ended)
-        except _Reached:
-            return self._reduced(place, after, {INPUTS: values[INPUTS], **{call: outputs[call] for call in done}})
-        raise RuntimeError(f"the pass has no call {place}")
+        while True:
+            reached = _Reaching(place, after, tape, self.known.written)
+            state, values = self._filled(tape)
+            given = self.known.filled[tape][1][INPUTS]
+            if not self.known.watched:  # nothing is known yet of what becomes of them
+                values[INPUTS] = map_tensors(given, _copy)
+            inputs = _versions(values[INPUTS])
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    self._run(tape, values, state, reached.began, reached.ended)
+            except _Reached:
+                pass
+            else:
+                raise RuntimeError(f"the pass has no call {place}")
+            written = reached.written
+            if inputs != _versions(values[INPUTS]):
+                written |= frozenset((INPUTS, number) for number in range(len(inputs)))
+            if written <= self.known.written:
+                kept = {INPUTS: given, **{call: reached.outputs[call] for call in reached.done}}
+                inside = {call: reached.inside[call] for call in reached.done}
+                return self._reduced(Tape(place, kept, inside), after)
+            # Something was written into after it was there: it runs again, and copies are kept.
+            self.known.written |= written
 
     def demand(self, missing: Missing) -> None:
         """Keep tensors in every tape from now on: a changed model reads them."""
@@ -253,12 +200,14 @@ class Replay:
 
     def _run(
         self,
-        place: Call | None,
+        tape: Tape,
         values: Mapping[Call, Any],
         state: Pass,
         began: Callable[[Call], None] | None = None,
         ended: Callable[[Call, Any], None] | None = None,
     ) -> Any:
+        place = tape.place
+
         def start(call: Call) -> None:
             # A layer that is skipped is never called: then what runs after it shows that the place is behind.
             if not state.live and call not in values and (call == place or not _holds(call[0], place)):
@@ -267,7 +216,7 @@ class Replay:
                 began(call)
 
         state.begin(place is None)
-        with _heard(self.model, values, start, ended):
+        with heard(self.model, values, tape.inside, start, ended):
             return self.forward(values[INPUTS])
 
     def _filled(self, tape: Tape) -> tuple[Pass, dict[Call, Any]]:
@@ -279,15 +228,16 @@ class Replay:
         state, values = self.known.filled[tape]
         values = dict(values)
         for call in {call for call, _ in self.known.written}.intersection(values):
-            values[call] = map_tensors(values[call], lambda t: t if isinstance(t, Placeholder) else t.clone())
+            values[call] = map_tensors(values[call], _copy)
         return state, values
 
-    def _reduced(self, place: Call, after: bool, values: Mapping[Call, Any]) -> Tape:
+    def _reduced(self, tape: Tape, after: bool) -> Tape:
         """A tape with what the rest of the pass reads."""
+        assert tape.place is not None
         # What is read depends on which inputs there are (padding or none), and on nothing else of them.
-        key = place, after, tuple(type(each) for each in _items(values[INPUTS]))
+        key = tape.place, after, tuple(isinstance(each, Tensor) for each in _items(tape.values[INPUTS]))
         if key not in self.known.watched:
-            self.known.watched[key] = self._reads(place, values)
+            self.known.watched[key] = self._reads(tape)
         read = self.known.watched[key] | self.known.demanded
 
         def kept(leaf: Leaf, tensor: Tensor) -> Any:
@@ -295,9 +245,9 @@ class Replay:
                 return Hollow(tensor.shape, tensor.dtype, tensor.real_device, leaf)
             return tensor if leaf in read else Hollow(tensor.shape, tensor.dtype, tensor.device, leaf)
 
-        return Tape(place, {call: _numbered(value, call, kept) for call, value in values.items()})
+        return replace(tape, values={call: _numbered(value, call, kept) for call, value in tape.values.items()})
 
-    def _reads(self, place: Call, values: Mapping[Call, Any]) -> frozenset[Leaf]:
+    def _reads(self, tape: Tape) -> frozenset[Leaf]:
         """The tensors that the rest of a pass reads."""
         state = Watching()
 
@@ -307,14 +257,29 @@ class Replay:
             return Watched.of(tensor.clone(), frozenset((leaf,)), state, tensor.device)
 
         with torch.no_grad():
-            self._run(place, {call: _numbered(value, call, watched) for call, value in values.items()}, state)
+            answer = self._run(tape, {c: _numbered(value, c, watched) for c, value in tape.values.items()}, state)
         self.known.written |= state.written
-        return state.read
+        return state.read | _leaves(answer, Marked)
 
 
 def _holds(module: str, place: Call | None) -> bool:
     """Whether a module holds the one that a place is a call of."""
     return place is not None and place[0].startswith(f"{module}.")
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor if isinstance(tensor, Placeholder) else tensor.clone()
+
+
+def _versions(value: Any) -> list[int]:
+    """How often each tensor of a structure was written into."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in(value)]
+
+
+def _leaves(value: Any, kind: type[Marked]) -> frozenset[Leaf]:
+    """What the marked tensors of a structure were made of."""
+    return frozenset().union(*(tensor.leaves for tensor in tensors_in(value) if isinstance(tensor, kind)))
 
 
 def _numbered(value: Any, call: Call, change: Callable[[Leaf, Tensor], Any]) -> Any:

@@ -34,6 +34,8 @@ class CountCut:
 
 def without(site: CountSite, state: State, kept: Sequence[int]) -> Change:
     """What leaves of a count only the kept items."""
+    if not site.slices and not site.skips:  # the model ranks its items itself, and takes the best
+        kept = range(len(kept))
     index = torch.as_tensor(kept, dtype=torch.int64)
     tensors: dict[str, Tensor] = {}
     for part in site.slices:

@@ -1,5 +1,7 @@
 """`select`: channels whose span gives most of the dense output, each chosen after those before it."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from greedyprune.pruning.kinds.base import State
@@ -13,7 +15,11 @@ def select_orders(given: Given) -> dict[str, Tensor]:
     return {site.name: selected(site, given.state, given.moments[site.name]) for site in given.channel_sites}
 
 
+<<<<<<< HEAD
 def selected(site: ChannelSite, state: State, moments: SiteMoments) -> Tensor:
+=======
+def selected(site: ChannelSite, state: Mapping[str, Tensor], moments: SiteMoments) -> Tensor:
+>>>>>>> pruning-tests
     """`[groups, units]` of a site, best first."""
     readings = [
         Reading(each.rows.covariance, each.metric(state[each.reader.weight].flatten(1).double()))
