@@ -221,15 +221,11 @@ class Activations:
             yield answer, targets
 
     def passes(self, change: Change = NOTHING, graph: bool = False) -> Iterator[tuple[Any, Answer, Targets]]:
-<<<<<<< HEAD
-        """The same, with the inputs of each batch, of which only what the rest of the pass reads has numbers."""
-        self.fill()
-=======
         """The same, with the inputs of each batch, of which only what the rest of the pass reads has numbers.
 
         With graphs every pass starts at the origin, so that whoever listens to submodules hears all calls after it.
         """
->>>>>>> pruning-tests
+        self.fill()
         bench = self.bench
         bench.image_forwards += len(self)
         with installed(bench.model, change):

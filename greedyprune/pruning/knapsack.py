@@ -65,13 +65,7 @@ def allocate(sites: Sequence[Choices], budget: float) -> list[int | None]:
     # together with a site is not in its own cost, and one of a group stays whatever it costs.
     holders = {site.inside for site in sites}
     open_ = [
-<<<<<<< HEAD
-        np.ones(len(site.costs))
-        if number in holders
-        else _undominated(np.asarray(site.damages), np.asarray(site.costs))
-=======
         np.ones(len(site.costs)) if number in holders or site.group else _undominated(site)
->>>>>>> pruning-tests
         for number, site in enumerate(sites)
     ]
     solution = milp(

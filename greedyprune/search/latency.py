@@ -11,8 +11,8 @@ from torch import Tensor
 
 from greedyprune.evaluation.profile import call_times
 from greedyprune.pruning.bench import Bench
-from greedyprune.pruning.damage import width_grid
 from greedyprune.pruning.calls import END
+from greedyprune.pruning.damage import width_grid
 from greedyprune.pruning.replay import Replay, Tape
 from greedyprune.pruning.transplant import shape_change
 from greedyprune.search.options import SearchOptions

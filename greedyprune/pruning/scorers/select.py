@@ -1,6 +1,5 @@
 """`select`: channels whose span gives most of the dense output, each chosen after those before it."""
 
-from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -15,11 +14,7 @@ def select_orders(given: Given) -> dict[str, Tensor]:
     return {site.name: selected(site, given.state, given.moments[site.name]) for site in given.channel_sites}
 
 
-<<<<<<< HEAD
 def selected(site: ChannelSite, state: State, moments: SiteMoments) -> Tensor:
-=======
-def selected(site: ChannelSite, state: Mapping[str, Tensor], moments: SiteMoments) -> Tensor:
->>>>>>> pruning-tests
     """`[groups, units]` of a site, best first."""
     readings = [
         Reading(each.rows.covariance, each.metric(state[each.reader.weight].flatten(1).double()))
