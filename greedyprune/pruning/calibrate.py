@@ -32,6 +32,12 @@ def calibrate(images: Activations, sites: Sequence[Site], seed: int = 0) -> dict
     with ExitStack() as stack:
         for meter in meters.values():
             meter.watch(model, stack)
+
+        def begin(*_: object) -> None:  # a pass may be begun again in the middle, see `Missing`
+            for meter in meters.values():
+                meter.forget()
+
+        stack.callback(model.register_forward_pre_hook(begin).remove)
         graph = any(meter.weighted for meter in meters.values())
         for inputs, answer, _ in images.passes(graph=graph):
             places = [probe for meter in meters.values() for probe in meter.probes]

@@ -55,6 +55,10 @@ class AttentionMeter(Meter):
         if self.core is not None:
             stack.callback(self.core.register_forward_pre_hook(attend).remove)
 
+    def forget(self) -> None:
+        self.reading.forget()
+        self._given.clear()
+
     @property
     def probes(self) -> Sequence[Tensor]:
         return self.reading.probes

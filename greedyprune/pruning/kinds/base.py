@@ -50,6 +50,10 @@ class Meter(ABC):
     def watch(self, model: nn.Module, stack: ExitStack) -> None:
         """Listen to the site in every forward pass until the stack is closed."""
 
+    @abstractmethod
+    def forget(self) -> None:
+        """Forget the pass at hand: another one begins."""
+
     @property
     @abstractmethod
     def probes(self) -> Sequence[Tensor]:

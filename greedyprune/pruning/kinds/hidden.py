@@ -37,6 +37,10 @@ class HiddenMeter(Meter):
         for reading in self.readings:
             reading.watch(stack)
 
+    def forget(self) -> None:
+        for reading in self.readings:
+            reading.forget()
+
     @property
     def probes(self) -> Sequence[Tensor]:
         return [probe for reading in self.readings for probe in reading.probes]

@@ -48,6 +48,11 @@ class LinearReading:
 
         stack.callback(self.layer.register_forward_hook(read).remove)
 
+    def forget(self) -> None:
+        """Forget the calls that are not counted yet."""
+        self._inputs.clear()
+        self._probes.clear()
+
     @property
     def calls(self) -> int:
         """Calls in the pass at hand that are not counted yet."""
@@ -111,6 +116,11 @@ class ConvolutionReading:
             return output + self._outputs[-1] if self.weighted else None
 
         stack.callback(self.layer.register_forward_hook(read).remove)
+
+    def forget(self) -> None:
+        """Forget the calls that are not counted yet."""
+        self._inputs.clear()
+        self._outputs.clear()
 
     @property
     def calls(self) -> int:

@@ -31,6 +31,12 @@ def taylor_orders(given: Given) -> dict[str, Tensor]:
         return watch
 
     with ExitStack() as stack:
+
+        def begin(*_: object) -> None:  # a pass may be begun again in the middle, see `Missing`
+            for probes in seen.values():
+                probes.clear()
+
+        stack.callback(bench.model.register_forward_pre_hook(begin).remove)
         for site in sites:
             for module in _readers(site):
                 layer = bench.model.get_submodule(module)
