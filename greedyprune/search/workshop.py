@@ -128,7 +128,9 @@ class Workshop:
             if keys[site.name] in known:
                 continue
             if base is None:
+                self.doing("statistics of the calibration images")
                 base = self.damage(around)
+                _ = self.cutter.cuts
             self.doing(f"damage of {site.label} ({number} of {len(self.sites)})")
             row = []
             for width in grids[site.name]:
