@@ -234,7 +234,10 @@ class Study:
             try:
                 self._confirmation.check_before(self._known, anew=self._lock.confirm())
                 with self._database.asking():
-                    write()
+                    try:
+                        write()
+                    except KeyError as error:  # Optuna's
+                        raise DatabaseLost(f"{self.place} is not there any more") from error
             except UserError as error:
                 self.lost = error if isinstance(error, DatabaseLost) else self._loss()
                 if self.lost is None:
