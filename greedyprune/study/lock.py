@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from greedyprune.errors import UserError
 from greedyprune.study.location import Location
+from greedyprune.study.refusals import refused
 
 
 class StudyHeld(Exception):
@@ -137,7 +138,7 @@ class ServerLock:
         try:
             self._take()
         except exc.DBAPIError as error:
-            raise UserError(f"{self._place} cannot be locked: {' '.join(str(error.orig).split())}") from error
+            raise refused(error.orig, self._label, is_file=False) from error
 
     def confirm(self) -> bool:
         if self._released:
@@ -153,7 +154,7 @@ class ServerLock:
                 "what was saved stays; repeat the command when the other one has ended"
             ) from None
         except exc.DBAPIError as error:
-            raise UserError(f"database {self._label} refuses: {' '.join(str(error.orig).split())}") from error
+            raise refused(error.orig, self._label, is_file=False) from error
         return True
 
     def release(self) -> None:
