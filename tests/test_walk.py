@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from greedyprune.pruning.sites import list_sites
+from greedyprune.search.record import Proposal
+from greedyprune.search.study import load_result
 from PIL import Image
 
 from greedyprune import UserError, load_model
@@ -21,10 +24,7 @@ from greedyprune.data.loader import make_loader
 from greedyprune.data.transforms import eval_transform
 from greedyprune.evaluation.ap import coco_ap
 from greedyprune.evaluation.predict import predict_detections
-from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import masked, transplant
-from greedyprune.search.record import Proposal
-from greedyprune.search.study import load_result
 
 STEPS = ["--subset_images", "6", "--score_images", "2", "--attn_step", "8", "--ffn_step", "256"]
 QUICK = {

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from greedyprune.cfgs import parse_cfgs
+from greedyprune.search.record import Record
+from greedyprune.search.study import Study, load_result
 
 from greedyprune import UserError, build_model, load_model
-from greedyprune.cfgs import parse_cfgs
 from greedyprune.commands.eval import main as evaluate
 from greedyprune.commands.make_shapes import main as make_shapes
 from greedyprune.commands.prune import main as prune
@@ -15,8 +17,6 @@ from greedyprune.commands.train import main as train
 from greedyprune.commands.transplant import main as transplant_tool
 from greedyprune.data.coco import CocoDetection
 from greedyprune.models import ModelInfo, save_checkpoint
-from greedyprune.search.record import Record
-from greedyprune.search.study import Study, load_result
 
 from .found_by import annotated_by
 
