@@ -1,6 +1,9 @@
 """What people call: prune, evaluate, transplant, load and save, each in one call."""
 
+import itertools
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from greedyprune.search.workshop import Workshop
 from greedyprune.sites import Site
 from greedyprune.study.distributions import width_distributions
 from greedyprune.study.reading import Reading
+from greedyprune.study.refusals import DatabaseLost
 from greedyprune.study.study import Study
 from greedyprune.study.trial import Baseline, Trial
 
@@ -150,7 +154,23 @@ def prune(
         taken = replace(resources or Resources(), watcher=shown)
         workshop = open_workshop(family, module, sites, chosen, options, state, taken)
         check_budget(workshop.saving, sites, options)
-        return _searched(workshop, sites, options, state, folder / SLIM, shown)
+        result = _searched(workshop, sites, options, state, folder / SLIM, shown)
+        result.summary.write(folder)
+        if state.lost is not None:
+            rescued = rescue(state, folder)
+            raise UserError(f"{state.lost}. What was found until then is in {folder}; {rescued}")
+        return result
+
+
+def rescue(state: Study, folder: Path) -> str:
+    """Save a study whose database is lost in another one; says where."""
+    numbered = (folder / f"rescued{number or ''}.db" for number in itertools.count())
+    path = next(path for path in numbered if not path.exists())
+    try:
+        state.copy_to(str(path))
+    except (UserError, OSError) as error:
+        return f"its trials could not be saved again: {error}"
+    return f"its {len(state.trials())} trials are saved: go on with --db {shlex.quote(str(path))}"
 
 
 def remake(
@@ -212,7 +232,12 @@ def _searched(
     workshop: Workshop, sites: Sequence[Site], options: SearchOptions, state: Study, path: Path, display: Display
 ) -> Result:
     phases = SCHEDULES[options.schedule](options, sites)
-    trials = Search(phases, workshop, state, display).run()
+    try:
+        trials = Search(phases, workshop, state, display).run()
+    except DatabaseLost as lost:
+        trials = state.trials()
+        if not trials:
+            raise UserError(f"{lost}; no trial was finished yet: repeat the command") from None
     baseline = state.baseline()
     assert baseline is not None
     best = best_trial(trials)
@@ -226,7 +251,8 @@ def _searched(
     summary = _known_summary(state, number)
     if summary is None:
         summary = _summary(workshop, slim, cfgs, widths, number, baseline, trials)
-        state.set_result(summary.to_json())
+        with suppress(DatabaseLost):
+            state.set_result(summary.to_json())
     front = Front.of(trials, baseline, workshop.saving)
     return Result(slim, cfgs, widths, trials, best, baseline, front, summary, path)
 
@@ -284,7 +310,8 @@ def _slim(workshop: Workshop, trials: Sequence[Trial], best: Trial | None, state
     change = NOTHING if best is None else change_of(best, trials, workshop)
     slim = family.slim(dense, change)
     family.save(slim, path)
-    state.set_fact("slim", {"trial": number, "sha256": file_hash(path)})
+    with suppress(DatabaseLost):
+        state.set_fact("slim", {"trial": number, "sha256": file_hash(path)})
     return slim
 
 

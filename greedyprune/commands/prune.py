@@ -73,7 +73,6 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
 def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site], result: api.Result) -> None:
     folder: Path = args.output_dir
     summary = result.summary
-    summary.write(folder)
     console = open_console()
     console.print(site_table(sites, result.widths))
     console.print(comparison_table(summary))

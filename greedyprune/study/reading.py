@@ -10,11 +10,6 @@ from greedyprune.errors import UserError
 from greedyprune.study.database import Database
 from greedyprune.study.location import Location, check_name
 from greedyprune.study.refusals import DATABASE_ERRORS, REMEDY
-<<<<<<< HEAD
-from greedyprune.study.rows import RESULT, find_study, read_attributes, read_frozen, read_rows, stumbled
-from greedyprune.study.trial import Baseline, Trial
-from greedyprune.study.typed import Wrong
-=======
 from greedyprune.study.rows import (
     RESULT,
     add_trials,
@@ -25,7 +20,7 @@ from greedyprune.study.rows import (
     stumbled,
     told_of,
 )
->>>>>>> study-room
+from greedyprune.study.trial import Baseline, Trial
 
 
 class StudySummary(NamedTuple):

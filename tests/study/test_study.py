@@ -10,14 +10,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-<<<<<<< HEAD
-from greedyprune.study.trial import Baseline, Grown
-=======
 from greedyprune.errors import UserError
-from greedyprune.study.trial import Baseline, Grown
->>>>>>> study-room
 from greedyprune.study.reading import list_studies, load_study
 from greedyprune.study.study import Study
+from greedyprune.study.trial import Baseline, Grown
 
 from .small_study import RANGES, SETTINGS, open_study, refusal, trial_of
 
