@@ -169,7 +169,23 @@ def prune(
         taken = replace(resources or Resources(), watcher=shown)
         workshop = open_workshop(family, module, sites, chosen, options, state, taken)
         check_budget(workshop.saving, sites, options)
-        return _searched(workshop, sites, options, state, folder / SLIM, shown)
+        result = _searched(workshop, sites, options, state, folder / SLIM, shown)
+        result.summary.write(folder)
+        if state.lost is not None:
+            told = f"{state.lost}. What was found until then is in {folder}; {rescue(state, folder)}"
+            raise SearchLost(told, result)
+        return result
+
+
+def rescue(state: Study, folder: Path) -> str:
+    """Save a study whose database is lost in another one; says where."""
+    numbered = (folder / f"rescued{number or ''}.db" for number in count())
+    path = next(path for path in numbered if not path.exists())
+    try:
+        state.copy_to(str(path))
+    except (UserError, OSError) as error:
+        return f"its trials could not be saved again: {error}"
+    return f"its {len(state.trials())} trials are saved: go on with --db {shlex.quote(str(path))}"
 
 
 def remake(
@@ -253,22 +269,7 @@ def _searched(
             if ended:
                 state.set_result(summary.to_json())
     front = Front.of(trials, baseline, workshop.saving)
-    result = Result(slim, cfgs, widths, trials, len(trials) - known, best, baseline, front, summary, path)
-    if state.lost is not None:
-        told = f"{state.lost}. What was found until then is in {path.parent}; {_rescued(state, path.parent)}"
-        raise SearchLost(told, result)
-    return result
-
-
-def _rescued(state: Study, folder: Path) -> str:
-    """Save a study whose database is lost in another one; says where."""
-    numbered = (folder / f"rescued{number or ''}.db" for number in count())
-    path = next(path for path in numbered if not path.exists())
-    try:
-        state.copy_to(str(path))
-    except (UserError, OSError) as error:
-        return f"its trials could not be saved again: {error}"
-    return f"its {len(state.trials())} trials are saved: go on with --db {shlex.quote(str(path))}"
+    return Result(slim, cfgs, widths, trials, len(trials) - known, best, baseline, front, summary, path)
 
 
 def _known_summary(state: Study, trial: int | None) -> Summary | None:

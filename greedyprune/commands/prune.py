@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
                 train,
                 val,
                 options,
-                db=args.db or args.output_dir / "prune.db",
+                db=args.output_dir / "prune.db" if args.db is None else args.db,
                 study=study,
                 output_dir=args.output_dir,
                 resources=resources,
@@ -66,19 +66,18 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
                 command=command,
             )
         except api.SearchLost as error:
-            _write(args, options, error.result)
+            _draw(args, options, error.result)
             raise
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
     if not result.added:
         print(f"study {study} is finished; this is its result", file=sys.stderr)
-    _write(args, options, result)
+    _draw(args, options, result)
     _tell(args, options, sites, result)
     return 0
 
 
-def _write(args: argparse.Namespace, options: SearchOptions, result: api.Result) -> None:
-    result.summary.write(args.output_dir)
+def _draw(args: argparse.Namespace, options: SearchOptions, result: api.Result) -> None:
     if options.schedule == "global":
         target = (1 - options.map_tol) * result.baseline.full_map if options.budget is None else None
         write_front(result.front, args.output_dir / "pareto.png", target)
@@ -98,6 +97,7 @@ def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site
     print("fine-tune and evaluate the slim model with")
     resume = f"--resume {shlex.quote(str(result.path))}"
     teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(str(args.resume))}"
+    teacher += "" if args.key is None else f" --teacher_key {shlex.quote(args.key)}"
     print(f"    python tools/train.py {resume} --teacher{teacher}")
     print(f"    python tools/eval.py {resume}")
     print("--cfgs")

@@ -14,6 +14,9 @@ from greedyprune.sites import Site
 from greedyprune.sites.change import WHOLE, Pairing
 
 BOX_CURVATURE = 50.0**2  # of a box coordinate, in units of the image's side, against a logit's
+SPARE = 1e-3  # of a budget that may be left over
+FIT = 1 + 1e-9  # sums in floating point: a budget that is met exactly must hold
+HALVINGS = 12
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
 
@@ -37,7 +40,11 @@ def divergence(answer: Answer, dense: Answer, pairing: Pairing = WHOLE) -> Tenso
         aim = dense.of_queries(pairing.queries)
         left = torch.ones(dense.logits.shape[1], dtype=torch.bool)
         left[pairing.queries] = False
-        absent = link.absence(dense.logits[:, left.to(dense.logits.device)]).sum(1)
+        gone = left.to(dense.logits.device)
+        # No box is one that has moved by its shorter side, which overlaps no more.
+        sides = dense.boxes[:, gone, 2:].amin(-1)
+        lost = BOX_CURVATURE * link.confidence(dense.logits[:, gone]) * sides.square()
+        absent = (link.absence(dense.logits[:, gone]) + lost).sum(1)
     logits = link.half_curvature(aim.logits, answer.logits - aim.logits)
     boxes = link.confidence(aim.logits)[..., None] * (answer.boxes - aim.boxes).square()
     return absent + logits.sum(1) + BOX_CURVATURE * boxes.sum((1, 2))
@@ -83,8 +90,8 @@ class DamageTable:
     ) -> tuple[dict[str, int], float]:
         """The widths of least total damage within a budget, exactly, as far as damages and costs add up.
 
-        Where the costs of sites do not quite add up (two inner widths of a bottleneck multiply), the sum is held to
-        less until the real cost is within the budget.
+        Where the costs of sites do not quite add up (two inner widths of a bottleneck multiply, and fewer queries make
+        every layer after them cheaper), what the sum may be is searched for by halving.
 
         Args:
             cost: of a site at a width; of one that other sites are inside of, without theirs.
@@ -105,14 +112,29 @@ class DamageTable:
             for site in self.sites
         ]
         least = cheapest(choices)
-        allowed = budget
-        while True:
-            chosen = allocate(choices, max(allowed, least))
+
+        def chosen(allowed: float) -> tuple[dict[str, int], float, float]:
+            """The best widths whose costs sum up to no more, their damage, and what they really cost together."""
             widths, damage = {}, 0.0
-            for site, choice, index in zip(self.sites, choices, chosen, strict=True):
+            picked = allocate(choices, max(allowed, least))
+            for site, choice, index in zip(self.sites, choices, picked, strict=True):
                 widths[site.name] = self.widths(site.name)[-1 if index is None else index]
                 damage += 0.0 if index is None else choice.damages[index]
-            real = total(widths)
-            if real <= budget * (1 + 1e-9) or allowed <= least:
-                return widths, damage
-            allowed = min(allowed - (real - budget), allowed * 0.999)
+            return widths, damage, total(widths)
+
+        widths, damage, real = chosen(budget)
+        if (1 - SPARE) * budget <= real <= budget * FIT:
+            return widths, damage
+        # Between what surely fits and what surely does not, the most that may be allowed.
+        low, high = (least, budget) if real > budget else (budget, sum(max(choice.costs) for choice in choices))
+        best = (widths, damage) if real <= budget else chosen(least)[:2]
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            widths, damage, real = chosen(middle)
+            if real > budget * FIT:
+                high = middle
+                continue
+            low = middle
+            if damage <= best[1]:
+                best = widths, damage
+        return best

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from greedyprune.errors import UserError
 from greedyprune.study.location import Location
-from greedyprune.study.refusals import DatabaseDamaged, in_one_line
+from greedyprune.study.refusals import DatabaseDamaged, in_one_line, refused
 
 _DRIVER_PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}
 
@@ -66,6 +66,7 @@ class Database:
 
         Raises:
             DatabaseDamaged: it is damaged.
+            UserError: the file cannot be read now.
         """
         if self.location.path is None:
             return
@@ -76,7 +77,7 @@ class Database:
             finally:
                 connection.close()
         except sqlite3.DatabaseError as error:
-            told = str(error)
+            raise refused(error, self.label, is_file=True) from error
         if told != "ok":
             raise DatabaseDamaged(f"database {self.label} is damaged ({told})")
 

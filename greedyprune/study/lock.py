@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from greedyprune.errors import UserError
 from greedyprune.study.location import Location
+from greedyprune.study.refusals import refused
 
 
 class StudyHeld(Exception):
@@ -133,20 +134,18 @@ class ServerLock:
             self._take_it = sa.select(sa.func.get_lock(digest.hex()[:60], 0))
             self._session = sa.select(sa.func.connection_id())
         self._connection: sa.Connection | None = None
+        self._released = False
         try:
             self._take()
         except exc.DBAPIError as error:
-            raise UserError(f"{self._place} cannot be locked: {' '.join(str(error.orig).split())}") from error
+            raise refused(error.orig, self._label, is_file=False) from error
 
     def confirm(self) -> bool:
-        if self._connection is None:
+        if self._released:
             raise RuntimeError(f"{self._place}: the lock was released")
-        try:
-            if self._connection.execute(self._session).scalar_one() == self._number:
-                return False
-        except exc.DBAPIError:
-            self._connection.invalidate()
-        self._connection.close()
+        if self._is_held():
+            return False
+        self._close()
         try:
             self._take()
         except StudyHeld:
@@ -155,14 +154,25 @@ class ServerLock:
                 "what was saved stays; repeat the command when the other one has ended"
             ) from None
         except exc.DBAPIError as error:
-            raise UserError(f"database {self._label} refuses: {' '.join(str(error.orig).split())}") from error
+            raise refused(error.orig, self._label, is_file=False) from error
         return True
 
     def release(self) -> None:
+        self._released = True
+        self._close()
+
+    def _is_held(self) -> bool:
+        """Whether the connection that took the lock is there; a pool in between may have given us another one."""
+        try:
+            return self._connection is not None and self._connection.execute(self._session).scalar_one() == self._number
+        except exc.SQLAlchemyError:
+            return False
+
+    def _close(self) -> None:
         if self._connection is not None:
-            with suppress(exc.DBAPIError):  # a server that is gone holds no lock
+            with suppress(exc.SQLAlchemyError):  # what is cut holds no lock
                 self._connection.close()
-            self._connection = None
+        self._connection = None
 
     def _take(self) -> None:
         connection = self._engine.connect()

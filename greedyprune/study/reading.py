@@ -10,9 +10,17 @@ from greedyprune.errors import UserError
 from greedyprune.study.database import Database
 from greedyprune.study.location import Location, check_name
 from greedyprune.study.refusals import DATABASE_ERRORS, REMEDY
-from greedyprune.study.rows import RESULT, find_study, read_attributes, read_frozen, read_rows, stumbled
+from greedyprune.study.rows import (
+    RESULT,
+    add_trials,
+    find_study,
+    read_attributes,
+    read_frozen,
+    read_rows,
+    stumbled,
+    told_of,
+)
 from greedyprune.study.trial import Baseline, Trial
-from greedyprune.study.typed import Wrong
 
 
 class StudySummary(NamedTuple):
@@ -91,7 +99,9 @@ def load_study(url: str, name: str | None = None) -> Reading:
     if study is None:
         raise UserError(f"study {name!r} is not in {database.label}; it holds: {_held(database)}")
     place = database.location.place(name)
-    rows = read_rows(database, study, place)
+    with told_of(place):
+        rows, trials = read_rows(database, study, place)
+        add_trials(rows, trials, None)
     return Reading(name, place, rows.settings(), rows.trials, rows.baseline(), rows.facts(), rows.result())
 
 
@@ -119,10 +129,8 @@ def _summaries(database: Database) -> list[StudySummary]:
 
 
 def _summary(database: Database, name: str, study: optuna.Study) -> StudySummary:
-    try:
+    with told_of(database.location.place(name)):
         trials, attributes = read_frozen(database, study), read_attributes(database, study)
-    except Wrong as error:
-        raise UserError(f"{database.location.place(name)}: {error}; {REMEDY}") from None
     values = [trial.values for trial in trials if trial.state == TrialState.COMPLETE]
     best = max((value[0] for value in values if value), default=None)
     finished = sum(trial.state.is_finished() for trial in trials)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 import optuna
 from sqlalchemy import exc
@@ -51,19 +50,26 @@ def in_one_line(label: str, is_file: bool) -> Iterator[None]:
     try:
         yield
     except exc.DBAPIError as error:
-        _refuse(error, label, is_file)
+        raise refused(error.orig, label, is_file) from error
     except optuna.exceptions.StorageInternalError as error:
         if not isinstance(error.__cause__, exc.DBAPIError):
             raise
-        _refuse(error.__cause__, label, is_file)
+        raise refused(error.__cause__.orig, label, is_file) from error.__cause__
 
 
-def _refuse(error: exc.DBAPIError, label: str, is_file: bool) -> NoReturn:
-    detail = " ".join(str(error.orig).split())
+def refused(error: BaseException | None, label: str, is_file: bool) -> UserError:
+    """What a driver's error means to a user.
+
+    Args:
+        error: the driver's.
+        label: the database as messages call it.
+        is_file: it is a SQLite file.
+    """
+    detail = " ".join(str(error).split())
     if any(sign in detail for sign in _NO_TABLE):
-        raise DatabaseDamaged(f"database {label} holds no search") from error
+        return DatabaseDamaged(f"database {label} holds no search")
     for kind, meanings in (DatabaseDamaged, _DAMAGE), (UserError, _REFUSALS):
         for sign, meaning in meanings if is_file else ():
             if sign in detail.lower():
-                raise kind(f"database {label} {meaning}") from error
-    raise UserError(f"database {label} refuses: {detail}") from error
+                return kind(f"database {label} {meaning}")
+    return UserError(f"database {label} refuses: {detail}")

@@ -1,7 +1,8 @@
 """What a study holds in Optuna, checked: trials and user attributes, whoever wrote them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,11 +37,6 @@ class Rows:
     attributes: dict[str, Any] = field(default_factory=dict)
     seen: int = 0
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no search has found anything yet: such a study protects nothing."""
-        return not self.trials and self.attributes.keys() <= set(MAKING)
-
     def settings(self) -> dict[str, Any]:
         """What the search depends on."""
         return dict(self.attributes[SETTINGS])
@@ -73,35 +69,44 @@ def find_study(database: Database, name: str) -> optuna.Study | None:
             return None
 
 
+@contextmanager
+def told_of(place: str) -> Iterator[None]:
+    """Turn what is wrong with the rows of a study into a UserError that names the study."""
+    try:
+        yield
+    except Wrong as error:
+        raise UserError(f"{place}: {error}; {REMEDY}") from None
+
+
 def read_rows(
-    database: Database, study: optuna.Study, place: str, ranges: WidthRanges | None = None, *, begun: bool = True
-) -> Rows:
-    """All that a study holds.
+    database: Database, study: optuna.Study, place: str, *, begun: bool = True
+) -> tuple[Rows, list[FrozenTrial]]:
+    """A study's attributes, checked, and its trials as Optuna has them; see `add_trials`.
 
     Args:
         database: where it is.
         study: Optuna's.
         place: the study, for messages.
-        ranges: the widths that each site can have; None: not known.
         begun: a study in which no search has found anything must have settings all the same.
 
     Raises:
-        UserError: the study was made by another program or version, or holds what no search writes: names the field.
+        Wrong: names the field that no search wrote so.
+        UserError: the study was made by another program or version.
     """
-    try:
-        rows = Rows(attributes=read_attributes(database, study))
-        trials = read_frozen(database, study)
-        if study.directions != [StudyDirection.MAXIMIZE]:
-            raise UserError(f"{place} was made by another program; start a new study with --study NAME")
-        empty = rows.is_empty and all(map(is_unfinished, trials))
-        if empty and begun and SETTINGS not in rows.attributes:
-            raise UserError(f"{place} is empty: no search has begun in it")
-        if begun or not empty:
-            _check_attributes(rows, place)
-        add_trials(rows, trials, ranges)
-    except Wrong as error:
-        raise UserError(f"{place}: {error}; {REMEDY}") from None
-    return rows
+    rows, trials = Rows(attributes=read_attributes(database, study)), read_frozen(database, study)
+    if study.directions != [StudyDirection.MAXIMIZE]:
+        raise UserError(f"{place} was made by another program; start a new study with --study NAME")
+    empty = is_empty(rows, trials)
+    if empty and begun and SETTINGS not in rows.attributes:
+        raise UserError(f"{place} is empty: no search has begun in it")
+    if begun or not empty:
+        _check_attributes(rows, place)
+    return rows, trials
+
+
+def is_empty(rows: Rows, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether no search has found anything in a study yet: such a study protects nothing."""
+    return rows.attributes.keys() <= set(MAKING) and all(map(is_unfinished, trials))
 
 
 def add_trials(rows: Rows, trials: Sequence[FrozenTrial], ranges: WidthRanges | None) -> None:
@@ -110,7 +115,7 @@ def add_trials(rows: Rows, trials: Sequence[FrozenTrial], ranges: WidthRanges | 
     Args:
         rows: what was read before; gets the trials.
         trials: all of the study, in order.
-        ranges: see `read_rows`.
+        ranges: the widths that each site can have; None: not known.
 
     Raises:
         Wrong: names the trial and the field that no search wrote so.

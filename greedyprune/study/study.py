@@ -25,9 +25,12 @@ from greedyprune.study.rows import (
     SETTINGS,
     VERSION,
     Rows,
+    add_trials,
     find_study,
+    is_empty,
     read_attributes,
     read_rows,
+    told_of,
 )
 from greedyprune.study.run import Run, read_run, refusal
 from greedyprune.study.settings import differences
@@ -54,12 +57,14 @@ class Study:
         lost: what has become of the database; None: it is where it was.
     """
 
-    def __init__(self, database: Database, name: str, lock: Lock, ranges: WidthRanges) -> None:
+    def __init__(
+        self, database: Database, name: str, lock: Lock, ranges: WidthRanges, found: optuna.Study, known: Rows
+    ) -> None:
         self.name, self.place = name, database.location.place(name)
         self.bookkeeping_seconds = 0.0
         self.lost: DatabaseLost | None = None
         self._database, self._lock, self._ranges = database, lock, dict(ranges)
-        self._optuna, self._known = self._found_or_made()
+        self._optuna, self._known = found, known
         self._confirmation = Confirmation(database, name, self._ranges)
 
     @classmethod
@@ -83,6 +88,7 @@ class Study:
         started = time.perf_counter()
         if "version" not in settings:
             raise ValueError("the settings of a study have a version")
+        asked = json.loads(json.dumps(dict(settings)))
         check_name(name)
         database = Database(Location.parse(url), write=True)
         database.open()
@@ -91,8 +97,8 @@ class Study:
         except StudyHeld:
             raise _refusal(database, name) from None
         try:
-            study = cls(database, name, lock, ranges)
-            study._begin(json.loads(json.dumps(dict(settings))), command)
+            study = cls(database, name, lock, ranges, *_found_or_made(database, name, asked, ranges))
+            study._begin(asked, command)
         except BaseException:
             lock.release()
             raise
@@ -174,41 +180,15 @@ class Study:
     ) -> None:
         self.close()
 
-    def _found_or_made(self) -> tuple[optuna.Study, Rows]:
-        study = find_study(self._database, self.name)
-        if study is not None:
-            return study, read_rows(self._database, study, self.place, self._ranges, begun=False)
-        with self._database.asking() as storage:
-            return optuna.create_study(study_name=self.name, storage=storage, direction="maximize"), Rows()
-
     def _begin(self, settings: dict[str, Any], command: str) -> None:
         """Write who goes on with the study, and with which settings where it has found nothing yet.
 
         A resumed study is written to as well: a disk that refuses must say so before hours of work, not after.
         """
-        known = self._known.attributes
-        anew = self._known.is_empty and (known.get(VERSION), known.get(SETTINGS)) != (__version__, settings)
-        if not anew:
-            self._check_settings(known[SETTINGS], settings)
         self._set(RUN, Run.now(command).to_json())
-        if anew:
+        if self._known.attributes.get(SETTINGS) != settings:
             self._set(VERSION, __version__)
             self._set(SETTINGS, settings)  # the last one: a study that has settings has begun
-
-    def _check_settings(self, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-        known = self._known.attributes
-        if stored["version"] != given["version"]:
-            raise UserError(
-                f"{self.place} was made by greedyprune {known[VERSION]}, with settings of version {stored['version']}, "
-                f"and this one has version {given['version']}; start a new study with --study NAME"
-            )
-        if changes := differences(stored, given):
-            command = read_run(known[RUN]).command if RUN in known else ""
-            earlier = f" ({command})" if command else ""
-            raise UserError(
-                f"{self.place} was started with other settings: {'; '.join(changes)}. "
-                f"Repeat the earlier command{earlier} to go on with it, or start a new study with --study NAME"
-            )
 
     def _set(self, key: str, value: Any) -> None:
         text = json.dumps(value)
@@ -234,7 +214,10 @@ class Study:
             try:
                 self._confirmation.check_before(self._known, anew=self._lock.confirm())
                 with self._database.asking():
-                    write()
+                    try:
+                        write()
+                    except KeyError as error:  # Optuna's
+                        raise DatabaseLost(f"{self.place} is not there any more") from error
             except UserError as error:
                 self.lost = error if isinstance(error, DatabaseLost) else self._loss()
                 if self.lost is None:
@@ -265,6 +248,41 @@ class Study:
             yield
         finally:
             self.bookkeeping_seconds += time.perf_counter() - started
+
+
+def _found_or_made(
+    database: Database, name: str, settings: Mapping[str, Any], ranges: WidthRanges
+) -> tuple[optuna.Study, Rows]:
+    """Optuna's study, and what it holds: of the same settings, or nothing."""
+    study, place = find_study(database, name), database.location.place(name)
+    if study is None:
+        with database.asking() as storage:
+            return optuna.create_study(study_name=name, storage=storage, direction="maximize"), Rows()
+    with told_of(place):
+        rows, trials = read_rows(database, study, place, begun=False)
+        if is_empty(rows, trials):
+            rows.attributes.pop(SETTINGS, None)  # they are written anew
+        else:
+            _check_settings(rows, settings, place)  # before the trials, which may be of other sites
+        add_trials(rows, trials, ranges)
+    return study, rows
+
+
+def _check_settings(rows: Rows, given: Mapping[str, Any], place: str) -> None:
+    """Refuse other settings than those of the study."""
+    attributes, stored = rows.attributes, rows.settings()
+    if stored["version"] != given["version"]:
+        raise UserError(
+            f"{place} was made by greedyprune {attributes[VERSION]}, with settings of version {stored['version']}, "
+            f"and this one has version {given['version']}; start a new study with --study NAME"
+        )
+    if changes := differences(stored, given):
+        command = read_run(attributes[RUN]).command if RUN in attributes else ""
+        earlier = f" ({command})" if command else ""
+        raise UserError(
+            f"{place} was started with other settings: {'; '.join(changes)}. "
+            f"Repeat the earlier command{earlier} to go on with it, or start a new study with --study NAME"
+        )
 
 
 def _refusal(database: Database, name: str) -> UserError:

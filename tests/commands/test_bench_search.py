@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from greedyprune.pruning.sites import list_sites
 from rich.console import Console
 
 from greedyprune.commands import bench_search
@@ -18,7 +19,6 @@ from greedyprune.errors import UserError
 from greedyprune.models import build_model
 from greedyprune.pruning.scorers import Given, exact
 from greedyprune.pruning.scorers.exact import candidate_count, growth
-from greedyprune.pruning.sites import list_sites
 
 
 @pytest.fixture(scope="module", params=["dn_detr", "deformable_detr"])

@@ -1,9 +1,9 @@
 import json
 
 import pytest
+from greedyprune.commands.calibration import calibration_ids, scoring_ids
 
 from greedyprune import UserError
-from greedyprune.commands.calibration import calibration_ids, scoring_ids
 from greedyprune.commands.prune import main
 from greedyprune.data.coco import CocoDetection
 from greedyprune.models import save_checkpoint

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from greedyprune.search.record import Record
+from greedyprune.search.study import Study, load_result
 
 from greedyprune import load_model
 from greedyprune.commands.make_shapes import main as make_shapes
 from greedyprune.commands.prune import main as prune
 from greedyprune.errors import UserError
-from greedyprune.search.record import Record
-from greedyprune.search.study import Study, load_result
 
 STEPS = ["--subset_images", "6", "--score_images", "2", "--attn_step", "8", "--ffn_step", "256"]
 QUICK = {

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from greedyprune.pruning.sites import list_sites
+from greedyprune.search.record import Proposal, Record
 
 from greedyprune import UserError, build_model, load_model
 from greedyprune.commands.transplant import main, pick
 from greedyprune.models import ModelInfo, save_checkpoint
-from greedyprune.pruning.sites import list_sites
 from greedyprune.pruning.transplant import transplant
-from greedyprune.search.record import Proposal, Record
 
 SHAPE = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 40, "num_queries": 7}
 CFGS = "[[[16, 24]], [[8, 32, 8], [32, 12, 40]]]"

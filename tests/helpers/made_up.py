@@ -9,8 +9,8 @@ from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES
 from greedyprune.evaluation.profile import Latency
 from greedyprune.evaluation.result import Costs, EvalResult
 from greedyprune.report.console import open_console
-from greedyprune.study.trial import Baseline, Grown, Trial
 from greedyprune.sites import AttentionSite, CountSite, HiddenSite, Reader, Site
+from greedyprune.study.trial import Baseline, Grown, Trial
 
 BASELINE = Baseline(0.5, 0.6, 10, 1.0)
 # What an unlucky user's classes, layers and files are called.

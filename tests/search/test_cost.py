@@ -3,11 +3,11 @@
 import random
 
 import pytest
+from greedyprune.pruning.sites import list_sites
 
 from greedyprune import build_model
 from greedyprune.evaluation.profile import count_flops, count_parameters
 from greedyprune.models import MODELS
-from greedyprune.pruning.sites import list_sites
 from greedyprune.search.cost import CostModel
 
 SHAPE = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 40, "num_queries": 6}

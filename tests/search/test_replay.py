@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-
 from greedyprune.pruning.sites import Site
 from greedyprune.search.loop import check_growths, kept_so_far
 from greedyprune.search.record import Growth, Proposal, Record

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from greedyprune.search.study import load_result
 
 from greedyprune import load_model
 from greedyprune.commands.make_shapes import main as make_shapes
 from greedyprune.commands.prune import main as prune
 from greedyprune.errors import UserError
-from greedyprune.search.study import load_result
 
 KILLS = 20
 # Processes come from a server that has the imports, so that a start takes a fraction of a second.

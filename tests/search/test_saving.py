@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from greedyprune.pruning.sites import list_sites
+from greedyprune.search.global_search import check_budget
 
 from greedyprune import UserError, build_model
-from greedyprune.pruning.sites import list_sites
 from greedyprune.search.cost import CostModel
-from greedyprune.search.global_search import check_budget
 from greedyprune.search.latency import measure_sites
 from greedyprune.search.saving import Saving
 

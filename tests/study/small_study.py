@@ -6,13 +6,13 @@ import pytest
 from optuna.distributions import IntDistribution
 
 from greedyprune.errors import UserError
-from greedyprune.study.trial import Grown, Trial
 from greedyprune.study.study import Study
+from greedyprune.study.trial import Grown, Trial
 
 RANGES = {
     f"{part}.{layer}.{kind}": IntDistribution(32, 2048, step=32) if kind == "ffn" else IntDistribution(8, 256, step=8)
     for part, kinds in (("encoder", ("attn", "ffn")), ("decoder", ("self", "cross", "ffn")))
-    for layer in range(3)
+    for layer in range(2)
     for kind in kinds
 } | {"queries": IntDistribution(0, 300, step=10)}
 SETTINGS = {

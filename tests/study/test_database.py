@@ -109,6 +109,11 @@ def test_a_database_that_another_program_keeps_locked_is_refused(db, impatient):
         other.execute("BEGIN IMMEDIATE")
         assert "is locked by another program" in refusal(study.add, trial_of(0))
         assert "is locked by another program" in refusal(study.set_fact, "x", 1)
+        other.execute("COMMIT")
+        other.execute("CREATE TABLE x (y)")  # a change, for which all is read again
+        other.commit()
+        other.execute("BEGIN EXCLUSIVE")
+        assert "is locked by another program" in refusal(study.add, trial_of(0))
         other.close()
         assert study.lost is None
         study.add(trial_of(0))

@@ -7,9 +7,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from greedyprune.study.trial import Baseline
 from greedyprune.study.reading import load_study
 from greedyprune.study.refusals import DatabaseLost
+from greedyprune.study.trial import Baseline
 
 from .small_study import open_study, refusal, trial_of
 

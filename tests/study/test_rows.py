@@ -6,8 +6,8 @@ import sqlite3
 
 import pytest
 
-from greedyprune.study.trial import Baseline
 from greedyprune.study.reading import list_studies, load_study
+from greedyprune.study.trial import Baseline
 
 from .small_study import open_study, refusal, trial_of
 

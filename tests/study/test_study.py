@@ -10,8 +10,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from greedyprune.study.trial import Baseline, Grown
+from greedyprune.errors import UserError
 from greedyprune.study.reading import list_studies, load_study
+from greedyprune.study.study import Study
+from greedyprune.study.trial import Baseline, Grown
 
 from .small_study import RANGES, SETTINGS, open_study, refusal, trial_of
 
@@ -107,6 +109,16 @@ def test_other_settings_are_refused_with_every_difference_by_its_path_and_the_ea
     assert '...",' not in close
     with open_study(db, "other", settings=others) as study:
         assert study.trials() == []
+
+
+def test_other_settings_are_told_before_the_sites_of_another_model(db):
+    with open_study(db) as study:
+        study.add(trial_of(0))
+    fewer = {"queries": RANGES["queries"]}
+    with pytest.raises(UserError, match="schedule was gp, now modular"):
+        Study.open(str(db), "default", SETTINGS | {"schedule": "modular"}, ranges=fewer)
+    with pytest.raises(UserError, match=r"trial 0: encoder\.0\.attn is no site of the model that is searched"):
+        Study.open(str(db), "default", SETTINGS, ranges=fewer)
 
 
 def test_settings_are_equal_when_their_json_is(db):
