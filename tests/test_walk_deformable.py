@@ -28,6 +28,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--coco_path", str(folder), "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_train_search_transplant_evaluate_and_fine_tune(
     here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

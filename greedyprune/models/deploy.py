@@ -80,6 +80,8 @@ def without_norms(model: Detector) -> Detector:
 
 def _merge_positions(decoder: DABDecoder) -> None:
     """Put the last linear map of the embedding of boxes into those that read it: self-attention's, in every layer."""
+    if isinstance(decoder.ref_point_head, Constant):  # of a decoder of one layer, which has no use for it any more
+        return
     *_, last = decoder.ref_point_head.layers
     readers = [
         (layer, name)
