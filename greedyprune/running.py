@@ -32,7 +32,8 @@ def start(name: str, given: Mapping[str, Any]) -> NoReturn:
             # What was interrupted in the middle may hold a lock that Python's own end waits for.
             late = threading.Timer(_PATIENCE, os._exit, (end.code,))
             late.daemon = True
-            late.start()
+            with contextlib.suppress(RuntimeError):  # no memory for a thread
+                late.start()
         raise
     finally:
         end_children()
@@ -108,15 +109,26 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-class _Output(io.FileIO):
-    """A standard stream whose failures name it: a full disk is told by its file, and a reader may leave."""
+class _Output(io.TextIOWrapper):
+    """A standard stream whose failures name it: a full disk is told by its file, and a reader may leave.
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, "w", closefd=False)
+    Args:
+        descriptor: 1 or 2.
+        like: the stream that it replaces; None: there is none.
+    """
 
-    def write(self, data: Any) -> int:
+    def __init__(self, descriptor: int, like: io.TextIOWrapper | None) -> None:
+        raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
+        encoding, lines = (like.encoding, like.line_buffering) if like else ("utf-8", False)
+        super().__init__(raw, encoding, "backslashreplace", line_buffering=lines)
+
+    def write(self, text: str) -> int:
         with naming(_STREAMS[self.fileno() - 1]):
-            return super().write(data)
+            return super().write(text)
+
+    def flush(self) -> None:
+        with naming(_STREAMS[self.fileno() - 1]):
+            super().flush()
 
 
 def _open_streams() -> None:
@@ -131,12 +143,7 @@ def _open_streams() -> None:
             with contextlib.suppress(OSError):
                 _lead_nowhere(descriptor)
         if descriptor and stream is getattr(sys, f"__{name}__"):  # not a caller's own
-            known = stream.encoding if stream else "utf-8"
-            lines = bool(stream and stream.line_buffering)
-            own = io.TextIOWrapper(
-                io.BufferedWriter(_Output(descriptor)), known, "backslashreplace", line_buffering=lines
-            )
-            setattr(sys, name, own)
+            setattr(sys, name, _Output(descriptor, stream))
 
 
 def _lead_nowhere(descriptor: int) -> None:
