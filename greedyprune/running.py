@@ -118,9 +118,15 @@ class _Output(io.TextIOWrapper):
     """
 
     def __init__(self, descriptor: int, like: io.TextIOWrapper | None) -> None:
-        raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
-        encoding, lines = (like.encoding, like.line_buffering) if like else ("utf-8", False)
-        super().__init__(raw, encoding, "backslashreplace", line_buffering=lines)
+        file: Any = io.FileIO(descriptor, "w", closefd=False)
+        at_once = like is not None and like.write_through  # python -u, as torchrun calls it
+        super().__init__(
+            file if at_once else io.BufferedWriter(file),
+            like.encoding if like else "utf-8",
+            "backslashreplace",
+            line_buffering=like is not None and like.line_buffering,
+            write_through=at_once,
+        )
 
     def write(self, text: str) -> int:
         with naming(_STREAMS[self.fileno() - 1]):
