@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from greedyprune import UserError
-from greedyprune.cli import Parser
+from greedyprune.cli import Parser, file_path, plain_text
 from greedyprune.commands.train import _MODEL_FLAGS
 from greedyprune.ranges import Range
-from greedyprune.texts import file_path, plain_text
 
 COMMANDS = sorted(path.stem for path in (Path(__file__).parents[2] / "greedyprune" / "commands").glob("*.py"))
 TOOLS = [name for name in COMMANDS if name not in ("__init__", "calibration", "prune_options")]
