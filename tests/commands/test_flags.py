@@ -1,6 +1,7 @@
 """The flags of every tool: each number has a range, and what no number, path or name can be is told by the flag."""
 
 import importlib
+import re
 from argparse import ArgumentParser
 from functools import cache
 from pathlib import Path
@@ -12,8 +13,13 @@ from greedyprune.cli import Parser, file_path, plain_text
 from greedyprune.commands.train import _MODEL_FLAGS
 from greedyprune.ranges import Range
 
-COMMANDS = sorted(path.stem for path in (Path(__file__).parents[2] / "greedyprune" / "commands").glob("*.py"))
-TOOLS = [name for name in COMMANDS if name not in ("__init__", "calibration", "prune_options")]
+TOOLS = sorted(
+    {
+        command
+        for path in (Path(__file__).parents[2] / "tools").glob("*.py")
+        for command in re.findall(r'run_command\("(\w+)"', path.read_text())
+    }
+)
 
 
 class Captured(Exception):
