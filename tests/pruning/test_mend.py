@@ -1,8 +1,9 @@
 """Mending brings a slim model's answers nearer to the dense one's, and touches nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -85,8 +86,13 @@ def test_what_there_is_no_room_for_goes_through_files_to_the_same_bits(
     kind: str, prune: str, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    written = []
-    monkeypatch.setattr(torch, "save", lambda *given, save=torch.save: (written.append(given[1]), save(*given)))
+    written: list[Path] = []
+
+    def save(item: object, file: IO[bytes], save: Callable[..., None] = torch.save) -> None:
+        written.append(Path(file.name))
+        save(item, file)
+
+    monkeypatch.setattr(torch, "save", save)
     dense = detector(kind)
     one, other = halved(dense, prune), halved(dense, prune)
     images = None if prune == "transformer" else Again(IMAGES)

@@ -147,5 +147,5 @@ def test_a_search_with_a_small_cache_ends_as_one_with_a_large_one(data: Path, tm
 
 @pytest.mark.parametrize("size", ["-1", "lots", "nan", "inf"])
 def test_a_cache_size_that_is_none_is_one_clear_line(size: str) -> None:
-    with pytest.raises(UserError, match=f"--cache_gb: '{size}' is not a number of gigabytes of at least 0"):
+    with pytest.raises(UserError, match=f"--cache_gb: '{size}' is not a number of at least 0"):
         prune(["--cache_gb", size])
