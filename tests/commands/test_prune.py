@@ -63,7 +63,8 @@ def test_a_database_that_is_deleted_ends_the_search_with_files_of_what_is_known_
             prune(arguments(data, troubled, schedule))
     assert str(told.value) == (
         f"study 'prune-{schedule}' in {troubled}/prune.db is gone: the file was deleted or moved; its 3 trials are "
-        f"saved: go on with --db {troubled}/rescued.db. The files in {troubled} are of the best that was found until then"
+        f"saved: go on with --db {troubled}/rescued.db. The files in {troubled} are of the best that was found until "
+        "then"
     )
     files = {"slim.safetensors", "cfgs.json", "result.json", "rescued.db"}
     assert {path.name for path in troubled.iterdir()} == files | ({"pareto.png"} if schedule == "global" else set())
