@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from greedyprune.search.images import Images, Room
 from greedyprune.search.latency import check_table, measure_sites
 from greedyprune.search.loop import kept_so_far, measure_baseline, search
 from greedyprune.search.record import Baseline
+from greedyprune.search.rescue import rescue
 from greedyprune.search.result import check_result, comparison_table, site_table, summarize, write_result
 from greedyprune.search.saving import Saving
 from greedyprune.search.steps import GlobalOptions, asks_more, best_record
@@ -160,19 +160,20 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
                 with suppress(DatabaseLost):
                     study.set_fact("slim", {"trial": trial, "sha256": file_hash(slim_path)})
                 result = result or _final(args, settings["scorer"], model, slim, images.val, study)
-            except DatabaseLost as error:
-                raise UserError(f"{error}; no trial was finished yet: repeat the command") from None
+            except DatabaseLost:
+                rescue(study, args.output_dir)
+                raise
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
+                known = study.lost or f"every finished trial is in the database; go on with: {command}"
+                raise KeyboardInterrupt(str(known)) from None
             with suppress(DatabaseLost):
                 if ended:
                     study.set_result(result)
             print(f"{study.bookkeeping_seconds:.1f} s of this run went into the database", file=sys.stderr)
+        rescue(study, args.output_dir)
         write_result(result, args.output_dir)
         if study.lost is not None:
-            raise UserError(
-                f"{study.lost}. What was found until then is in {args.output_dir}; {_rescue(study, args.output_dir)}"
-            )
+            raise UserError(f"{study.lost}. The files in {args.output_dir} are of the best that was found until then")
     _tell(result, cost, args, slim_path)
     return 0
 
@@ -181,17 +182,6 @@ def _is_slim_of(study: Study, path: Path) -> bool:
     """Whether the slim checkpoint is the one that this study wrote."""
     known = study.facts().get("slim")
     return path.exists() and isinstance(known, dict) and known.get("sha256") == file_hash(path)
-
-
-def _rescue(study: Study, folder: Path) -> str:
-    """Save a study whose database is lost in another one; says where."""
-    numbered = (folder / f"rescued{number or ''}.db" for number in count())
-    path = next(path for path in numbered if not path.exists())
-    try:
-        study.copy_to(str(path))
-    except (UserError, OSError) as error:
-        return f"its trials could not be saved again: {error}"
-    return f"its {len(study.records())} trials are saved: go on with --db {shlex.quote(str(path))}"
 
 
 def _tell(result: Mapping[str, Any], cost: CostModel, args: argparse.Namespace, slim_path: Path) -> None:
@@ -243,14 +233,14 @@ def _search(
         if isinstance(options, ScheduleOptions):
             with SearchDisplay() as display, suppress(DatabaseLost):
                 search(pruned, options, evaluator, cost, study, display)
-            _check_found(study)
+            rescue(study, args.output_dir)  # before all that takes long
             return transplant(model, kept_so_far(list_sites(model), study.records())), None
         with ProposalDisplay() as told:
             baseline, saving = _prepare(args, options, model, chosen, cost, evaluator, study, told)
             cutter = open_cutter(model, chosen.train, chosen.score, settings, room, args.num_workers, told.doing)
             with suppress(DatabaseLost):
                 GlobalSearch(pruned, cutter, options, evaluator, saving, study, told).run(baseline)
-            _check_found(study)
+            rescue(study, args.output_dir)  # before all that takes long
             best = best_record(study.records())
             _write_front(args, options, saving, study, told.console)
             trial = None if best is None else study.records().index(best)
@@ -258,12 +248,6 @@ def _search(
             if slim_path.exists() and known == {"trial": trial, "sha256": file_hash(slim_path)}:
                 return load_model(slim_path).to(device), trial
             return cutter.slim(best), trial
-
-
-def _check_found(study: Study) -> None:
-    """Let a search end whose database is lost before it has found anything."""
-    if study.lost is not None and not study.records():
-        raise study.lost
 
 
 def _prepare(

@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _needs(source: str) -> Needs:
     """What options need, given what says what survives: `cfgs`, `masks`, or the schedule of a study."""
-    from_study = Need(f"{_SOURCES.get(source)}", lambda args: source not in _SOURCES)
+    from_study = Need(_SOURCES.get(source, ""), lambda args: source not in _SOURCES)
     globally = Need(f"it is for a study of --schedule global, this one is of {source}", lambda args: source == "global")
     return {
         "study": (from_study,),
