@@ -86,6 +86,7 @@ def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site
     print("fine-tune and evaluate the slim model with")
     resume = f"--resume {shlex.quote(str(result.path))}"
     teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(str(args.resume))}"
+    teacher += "" if args.key is None else f" --teacher_key {shlex.quote(args.key)}"
     print(f"    python tools/train.py {resume} --teacher{teacher}")
     print(f"    python tools/eval.py {resume}")
     print("--cfgs")
