@@ -1,10 +1,10 @@
 """What people call: prune, evaluate, transplant, load and save, each in one call."""
 
-import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ class Result:
         model: the slim detector, in eval mode; a copy of the dense one where nothing could be removed.
         cfgs: its list of widths, as `--cfgs` takes it.
         widths: site name -> width.
-        trials: everything that was tried, in order.
+        trials: everything that was tried, in order,
+        added: and how many of them in this call; 0: the search had ended before.
         best: the trial that the model is of; None: the dense one.
         baseline: the dense model as the search measured it.
         front: AP against cost, of all trials.
@@ -61,11 +62,24 @@ class Result:
     cfgs: Any
     widths: dict[str, int]
     trials: Sequence[Trial]
+    added: int
     best: Trial | None
     baseline: Baseline
     front: Front
     summary: Summary
     path: Path
+
+
+class SearchLost(UserError):
+    """The database was lost while a search ran.
+
+    Attributes:
+        result: what was found until then.
+    """
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def load(path: str | Path) -> nn.Module:
@@ -129,6 +143,7 @@ def prune(
         command: what goes on with the study, for whoever comes with other options.
 
     Raises:
+        SearchLost: the database was lost meanwhile; what was found is saved, and the trials are in another one.
         UserError: the model, the data or the database cannot be used, or the study belongs to another search.
 
     Example:
@@ -144,7 +159,7 @@ def prune(
     chosen = Chosen.choose(options, _data(val, "val", family, module), _data(train, "train", family, module))
     settings = settings_of(family, module, sites, options, chosen)
     ranges = width_distributions(sites, options.step)
-    name = study or f"prune-{options.schedule}"
+    name = f"prune-{options.schedule}" if study is None else study
     device = next(module.parameters()).device
     with (
         Study.open(str(db), name, settings, ranges=ranges, command=command) as state,
@@ -157,14 +172,14 @@ def prune(
         result = _searched(workshop, sites, options, state, folder / SLIM, shown)
         result.summary.write(folder)
         if state.lost is not None:
-            rescued = rescue(state, folder)
-            raise UserError(f"{state.lost}. What was found until then is in {folder}; {rescued}")
+            told = f"{state.lost}. What was found until then is in {folder}; {rescue(state, folder)}"
+            raise SearchLost(told, result)
         return result
 
 
 def rescue(state: Study, folder: Path) -> str:
     """Save a study whose database is lost in another one; says where."""
-    numbered = (folder / f"rescued{number or ''}.db" for number in itertools.count())
+    numbered = (folder / f"rescued{number or ''}.db" for number in count())
     path = next(path for path in numbered if not path.exists())
     try:
         state.copy_to(str(path))
@@ -231,30 +246,30 @@ class StoredFacts:
 def _searched(
     workshop: Workshop, sites: Sequence[Site], options: SearchOptions, state: Study, path: Path, display: Display
 ) -> Result:
-    phases = SCHEDULES[options.schedule](options, sites)
-    try:
-        trials = Search(phases, workshop, state, display).run()
-    except DatabaseLost as lost:
-        trials = state.trials()
-        if not trials:
-            raise UserError(f"{lost}; no trial was finished yet: repeat the command") from None
-    baseline = state.baseline()
-    assert baseline is not None
+    phases, known = SCHEDULES[options.schedule](options, sites), len(state.trials())
+    search = Search(phases, workshop, state, display)
+    # Once the database is lost nothing is written any more; what is known is brought to an end nevertheless.
+    with suppress(DatabaseLost):
+        search.run()
+    trials, baseline, ended = state.trials(), state.baseline(), state.lost is None
+    if baseline is None or not (trials or ended):
+        raise UserError(f"{state.lost}; no trial was finished yet: repeat the command")
     best = best_trial(trials)
+    number = None if best is None else trials.index(best)
     slim = _slim(workshop, trials, best, state, path)
     family = workshop.bench.family
     widths = {site.name: site.full for site in family.sites(workshop.model)} | (best.widths if best else {})
     layout = family.layout(slim)
     widths = layout.parse(widths, "the result")  # what leaves with a layer is 0, too
     cfgs = layout.to_list(widths)
-    number = None if best is None else list(trials).index(best)
     summary = _known_summary(state, number)
     if summary is None:
         summary = _summary(workshop, slim, cfgs, widths, number, baseline, trials)
         with suppress(DatabaseLost):
-            state.set_result(summary.to_json())
+            if ended:
+                state.set_result(summary.to_json())
     front = Front.of(trials, baseline, workshop.saving)
-    return Result(slim, cfgs, widths, trials, best, baseline, front, summary, path)
+    return Result(slim, cfgs, widths, trials, len(trials) - known, best, baseline, front, summary, path)
 
 
 def _known_summary(state: Study, trial: int | None) -> Summary | None:
@@ -309,6 +324,7 @@ def _slim(workshop: Workshop, trials: Sequence[Trial], best: Trial | None, state
         return family.load(path).to(next(dense.parameters()).device)
     change = NOTHING if best is None else change_of(best, trials, workshop)
     slim = family.slim(dense, change)
+    path.parent.mkdir(parents=True, exist_ok=True)
     family.save(slim, path)
     with suppress(DatabaseLost):
         state.set_fact("slim", {"trial": number, "sha256": file_hash(path)})

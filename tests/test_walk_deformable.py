@@ -12,7 +12,7 @@ from greedyprune.commands.prune import main as prune
 from greedyprune.commands.train import main as train
 from greedyprune.commands.transplant import main as transplant_tool
 
-from .found_by import annotated_by
+from .helpers.found_by import annotated_by
 
 SHAPE = ["--model", "dn_deformable_detr", "--backbone", "small", "--hidden_dim", "64", "--heads", "4", "--lr", "1e-3"]
 SHAPE += ["--enc_layers", "2", "--dec_layers", "2", "--ffn_dim", "64", "--num_queries", "10"]
@@ -57,4 +57,4 @@ def test_train_search_transplant_evaluate_and_fine_tune(
     assert measured["flops"] == result["slim"]["flops"]
 
     assert train([*here, "--resume", "slim.safetensors", *short, "--output_dir", "tuned"]) == 0
-    assert load_model("tuned/last.safetensors").cfgs == load_model("slim.safetensors").cfgs
+    assert load_model("tuned/last.safetensors").widths == load_model("slim.safetensors").widths

@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from greedyprune.cfgs import parse_cfgs
-from greedyprune.search.record import Record
-from greedyprune.search.study import Study, load_result
 
 from greedyprune import UserError, build_model, load_model
 from greedyprune.commands.eval import main as evaluate
@@ -15,10 +12,13 @@ from greedyprune.commands.make_shapes import main as make_shapes
 from greedyprune.commands.prune import main as prune
 from greedyprune.commands.train import main as train
 from greedyprune.commands.transplant import main as transplant_tool
-from greedyprune.data.coco import CocoDetection
+from greedyprune.data.splits import data_classes
 from greedyprune.models import ModelInfo, save_checkpoint
+from greedyprune.study.reading import load_study
+from greedyprune.study.study import Study
+from greedyprune.study.trial import Trial
 
-from .found_by import annotated_by
+from .helpers.found_by import annotated_by
 
 SHAPE = {"hidden_dim": 64, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 32, "num_queries": 8}
 HEAD_DIM = 16  # of the demo, too
@@ -37,11 +37,11 @@ def stop_after(patch: pytest.MonkeyPatch, trials: int) -> None:
     """Ctrl-C while a search writes the trial after `trials` others."""
     add, written = Study.add, []
 
-    def stop(study: Study, record: Record) -> None:
+    def stop(study: Study, trial: Trial) -> None:
         if len(written) == trials:
             raise KeyboardInterrupt
-        written.append(record)
-        add(study, record)
+        written.append(trial)
+        add(study, trial)
 
     patch.setattr(Study, "add", stop)
 
@@ -54,8 +54,8 @@ def test_search_stop_go_on_transplant_evaluate_and_fine_tune(
     resume = []
     if name != "demo":
         torch.manual_seed(0)
-        val = CocoDetection(data, "val", None, None)
-        info = ModelInfo(tuple(val.class_names), tuple(val.category_ids), 64, 64)
+        classes = data_classes(data)
+        info = ModelInfo(classes.names, classes.ids, 64, 64)
         model = build_model(name, num_classes=8, backbone="small", info=info, num_feature_levels=2, **SHAPE)
         save_checkpoint(model, "dense.safetensors")
         resume = ["--resume", "dense.safetensors"]
@@ -65,22 +65,23 @@ def test_search_stop_go_on_transplant_evaluate_and_fine_tune(
     assert prune(words) == 0
     line = capsys.readouterr().out.strip().splitlines()[-1]
     result = json.loads(Path("runs/prune/result.json").read_text())
-    attention = [width for site, width in parse_cfgs(line).widths().items() if not site.endswith("ffn")]
+    encoder, decoder, *_ = json.loads(line)
+    attention = [width for *widths, _ in [*encoder, *decoder] for width in widths]
     assert all(width % HEAD_DIM == 0 for width in attention)
     assert min(attention) <= 2 * HEAD_DIM
     assert result["slim"]["params"] < result["dense"]["params"]
-    records = load_result("runs/prune/prune.db")[1]
+    trials = load_study("runs/prune/prune.db").trials
 
     again = [*words, "--db", "again.db", "--output_dir", "again"]
     with monkeypatch.context() as patch:
         stop_after(patch, trials=6)
         with pytest.raises(KeyboardInterrupt):
             prune(again)
-    assert len(load_result("again.db")[1]) == 6
+    assert len(load_study("again.db").trials) == 6
     with pytest.raises(UserError, match="whole_heads was true, now false"):
         prune([word for word in again if word != "--whole_heads"])
     assert prune(again) == 0
-    assert [r.origin for r in load_result("again.db")[1]] == [r.origin for r in records]
+    assert [trial.grown for trial in load_study("again.db").trials] == [trial.grown for trial in trials]
 
     assert transplant_tool(resume) == 0
     capsys.readouterr()
@@ -105,7 +106,7 @@ def test_widths_alone_are_taken_by_whole_heads_when_asked(tmp_path: Path) -> Non
     assert transplant_tool([*words, "--whole_heads", "--cfgs", json.dumps(cfgs)]) == 0
     slim = load_model(tmp_path / "slim.safetensors")
     assert slim.options.whole_heads
-    assert slim.cfgs.to_list() == cfgs
+    assert slim.options.layout.to_list(slim.widths) == cfgs
     with pytest.raises(UserError, match="cross width 40 is not a multiple of the 16 channels of a head"):
         transplant_tool([*words, "--whole_heads", "--cfgs", json.dumps(cfgs).replace("48", "40")])
     with pytest.raises(UserError, match="--whole_heads does nothing in this call: it is for --cfgs"):

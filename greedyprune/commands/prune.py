@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     options = search_options(args, schedule)
     sites = searched_sites(family_of(model), model, options)
     check_needs(Call(args, options, sites))
+    study = f"prune-{options.schedule}" if args.study is None else args.study
     command = shlex.join(["python", *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
     val, train = (open_dataset(args, model, split) for split in ("val", "train"))
     with SearchDisplay(sites) as display:
@@ -57,17 +58,29 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
                 train,
                 val,
                 options,
-                db=args.db or args.output_dir / "prune.db",
-                study=args.study,
+                db=args.output_dir / "prune.db" if args.db is None else args.db,
+                study=study,
                 output_dir=args.output_dir,
                 resources=resources,
                 display=display,
                 command=command,
             )
+        except api.SearchLost as error:
+            _draw(args, options, error.result)
+            raise
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"every finished trial is in the database; go on with: {command}") from None
+    if not result.added:
+        print(f"study {study} is finished; this is its result", file=sys.stderr)
+    _draw(args, options, result)
     _tell(args, options, sites, result)
     return 0
+
+
+def _draw(args: argparse.Namespace, options: SearchOptions, result: api.Result) -> None:
+    if options.schedule == "global":
+        target = (1 - options.map_tol) * result.baseline.full_map if options.budget is None else None
+        write_front(result.front, args.output_dir / "pareto.png", target)
 
 
 def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site], result: api.Result) -> None:
@@ -77,8 +90,6 @@ def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site
     console.print(site_table(sites, result.widths))
     console.print(comparison_table(summary))
     if options.schedule == "global":
-        target = (1 - options.map_tol) * result.baseline.full_map if options.budget is None else None
-        write_front(result.front, folder / "pareto.png", target)
         console.print(result.front.table())
         print(f"drawn in {folder / 'pareto.png'}; tools/transplant.py --trial N makes one of them")
     spent = summary.spent

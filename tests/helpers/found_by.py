@@ -8,6 +8,7 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import make_loader
 from greedyprune.data.transforms import eval_transform
 from greedyprune.evaluation.predict import predict_detections
+from greedyprune.families import family_of
 from greedyprune.models import Detector
 
 OBJECTS = 3  # in an image
@@ -18,7 +19,8 @@ def annotated_by(model: Detector, data: Path, folder: Path) -> Path:
     shutil.copytree(data, folder)
     info = model.info
     images = CocoDetection(folder, "val", info.category_ids, eval_transform(info.short_side, info.long_side))
-    found = predict_detections(model.eval(), make_loader(images, 8)).rows()
+    family = family_of(model)
+    found = predict_detections(family, model.eval(), make_loader(images, 8), category_ids=info.category_ids).rows()
     best = [
         sorted((row for row in found if row["image_id"] == image), key=lambda row: -row["score"])[:OBJECTS]
         for image in images.image_ids
