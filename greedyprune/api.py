@@ -1,10 +1,8 @@
 """What people call: prune, evaluate, transplant, load and save, each in one call."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from greedyprune.sites import Site
 from greedyprune.study.distributions import width_distributions
 from greedyprune.study.reading import Reading
 from greedyprune.study.refusals import DatabaseLost
+from greedyprune.study.rescue import rescue
 from greedyprune.study.study import Study
 from greedyprune.study.trial import Baseline, Trial
 
@@ -171,21 +170,10 @@ def prune(
         check_budget(workshop.saving, sites, options)
         result = _searched(workshop, sites, options, state, folder / SLIM, shown)
         result.summary.write(folder)
+        rescue(state, folder)
         if state.lost is not None:
-            told = f"{state.lost}. What was found until then is in {folder}; {rescue(state, folder)}"
-            raise SearchLost(told, result)
+            raise SearchLost(f"{state.lost}. The files in {folder} are of the best that was found until then", result)
         return result
-
-
-def rescue(state: Study, folder: Path) -> str:
-    """Save a study whose database is lost in another one; says where."""
-    numbered = (folder / f"rescued{number or ''}.db" for number in count())
-    path = next(path for path in numbered if not path.exists())
-    try:
-        state.copy_to(str(path))
-    except (UserError, OSError) as error:
-        return f"its trials could not be saved again: {error}"
-    return f"its {len(state.trials())} trials are saved: go on with --db {shlex.quote(str(path))}"
 
 
 def remake(
@@ -251,9 +239,10 @@ def _searched(
     # Once the database is lost nothing is written any more; what is known is brought to an end nevertheless.
     with suppress(DatabaseLost):
         search.run()
+    rescue(state, path.parent)
     trials, baseline, ended = state.trials(), state.baseline(), state.lost is None
-    if baseline is None or not (trials or ended):
-        raise UserError(f"{state.lost}; no trial was finished yet: repeat the command")
+    if baseline is None:
+        raise UserError(f"{state.place} has no measurement of the dense model; repeat the command")
     best = best_trial(trials)
     number = None if best is None else trials.index(best)
     slim = _slim(workshop, trials, best, state, path)

@@ -111,7 +111,7 @@ def _has(text: str, marks: Iterable[str]) -> bool:
 def _wanted(text: str) -> str:
     """The size of an allocation that failed, where the message says it."""
     size = re.search(r"allocate (\d+) bytes", text)
-    return f" ({int(size[1]) / 1e9:.2f} GB more were asked for)" if size else ""
+    return f" ({int(size[1]) / 1e6:,.0f} MB more were asked for)" if size else ""
 
 
 def _with_advice(what: str, advice: dict[str, str], joint: str = "; ") -> str:

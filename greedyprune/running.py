@@ -33,7 +33,8 @@ def start(name: str, given: Mapping[str, Any]) -> NoReturn:
             # What was interrupted in the middle may hold a lock that Python's own end waits for.
             late = threading.Timer(_PATIENCE, os._exit, (end.code,))
             late.daemon = True
-            late.start()
+            with contextlib.suppress(RuntimeError):  # no memory for a thread
+                late.start()
         raise
     finally:
         end_children()
@@ -109,15 +110,32 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-class _Output(io.FileIO):
-    """A standard stream whose failures name it: a full disk is told by its file, and a reader may leave."""
+class _Output(io.TextIOWrapper):
+    """A standard stream whose failures name it: a full disk is told by its file, and a reader may leave.
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, "w", closefd=False)
+    Args:
+        descriptor: 1 or 2.
+        like: the stream that it replaces; None: there is none.
+    """
 
-    def write(self, data: Any) -> int:
+    def __init__(self, descriptor: int, like: io.TextIOWrapper | None) -> None:
+        file: Any = io.FileIO(descriptor, "w", closefd=False)
+        at_once = like is not None and like.write_through  # python -u, as torchrun calls it
+        super().__init__(
+            file if at_once else io.BufferedWriter(file),
+            like.encoding if like else "utf-8",
+            "backslashreplace",
+            line_buffering=like is not None and like.line_buffering,
+            write_through=at_once,
+        )
+
+    def write(self, text: str) -> int:
         with naming(_STREAMS[self.fileno() - 1]):
-            return super().write(data)
+            return super().write(text)
+
+    def flush(self) -> None:
+        with naming(_STREAMS[self.fileno() - 1]):
+            super().flush()
 
 
 def _open_streams() -> None:
@@ -132,12 +150,7 @@ def _open_streams() -> None:
             with contextlib.suppress(OSError):
                 _lead_nowhere(descriptor)
         if descriptor and stream is getattr(sys, f"__{name}__"):  # not a caller's own
-            known = stream.encoding if stream else "utf-8"
-            lines = bool(stream and stream.line_buffering)
-            own = io.TextIOWrapper(
-                io.BufferedWriter(_Output(descriptor)), known, "backslashreplace", line_buffering=lines
-            )
-            setattr(sys, name, own)
+            setattr(sys, name, _Output(descriptor, stream))
 
 
 def _lead_nowhere(descriptor: int) -> None:

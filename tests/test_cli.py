@@ -8,8 +8,14 @@ import torch
 
 from greedyprune import UserError
 from greedyprune.cli import Parser, add_device_arguments, add_model_arguments, open_device
+from greedyprune.failures import advise
 from greedyprune.ranges import COUNT, SHARE
 from greedyprune.running import run
+
+
+@pytest.fixture(autouse=True)
+def every_flag():
+    advise([])  # whatever tool ran before
 
 
 def exit_of(error, capsys):
@@ -55,7 +61,7 @@ def test_ctrl_c_is_exit_code_130_and_says_how_to_go_on(capsys):
 
 
 def test_a_reader_that_goes_away_is_no_error():
-    script = "from greedyprune.cli import run; run(lambda: print('x' * 1_000_000) or 0)"
+    script = "from greedyprune.running import run; run(lambda: print('x' * 1_000_000) or 0)"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(10)
     process.stdout.close()

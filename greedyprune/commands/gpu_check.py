@@ -7,7 +7,7 @@ import argparse
 import copy
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -221,10 +221,15 @@ def kept_going(title: str, check: Callable[[], list[Row]]) -> list[Row]:
         return [(title, " ".join(f"{type(error).__name__}: {error}".split())[:200], False)]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run every check and print the table.
+
+    Raises:
+        UserError: there is no GPU.
+    """
     parser: argparse.ArgumentParser = Parser(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", type=plain_text, default="cuda:0", metavar="NAME", help="what to check")
-    device = torch.device(parser.parse_args().device)
+    device = torch.device(parser.parse_args(argv).device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("PyTorch sees no GPU here; run this where one is, or give --device cpu to try the script")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

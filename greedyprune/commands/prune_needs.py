@@ -56,7 +56,7 @@ _MENDING = Need("nothing is mended (--mend_steps 0 or --mends 0)", lambda call: 
 _ATTENTION = Need(
     "no attention is searched (--prune)", lambda call: any(isinstance(site, AttentionSite) for site in call.sites)
 )
-_CONVOLUTIONS = Need("no convolutions are searched (--prune)", lambda call: call.has("conv"))
+CONVOLUTIONS = Need("no convolutions are searched (--prune)", lambda call: call.has("conv"))
 
 NEEDS: Mapping[str, tuple[Need, ...]] = {
     **{f"target_{cost}": (_GLOBAL,) for cost in COSTS},
@@ -74,7 +74,7 @@ NEEDS: Mapping[str, tuple[Need, ...]] = {
     "attn_step": (_ATTENTION,),
     "ffn_step": (Need("no FFN is searched (--prune)", lambda call: call.has("ffn")),),
     "mlp_step": (Need("no heads are searched (--prune)", lambda call: call.has("mlp")),),
-    "conv_step": (_CONVOLUTIONS,),
+    "conv_step": (CONVOLUTIONS,),
     "query_step": (
         Need(
             "no queries are searched (--prune)",
@@ -108,7 +108,7 @@ NEEDS: Mapping[str, tuple[Need, ...]] = {
         ),
     ),
     "mend_images": (_GLOBAL, _MENDING),
-    "mend_augment": (_GLOBAL, _MENDING, _CONVOLUTIONS),
+    "mend_augment": (_GLOBAL, _MENDING, CONVOLUTIONS),
     "calib_images": (_GLOBAL,),
     "pareto": (_GLOBAL,),
     "refine": (_GLOBAL,),
@@ -116,22 +116,28 @@ NEEDS: Mapping[str, tuple[Need, ...]] = {
     "subset_images": (
         Need(
             "--eval_images are fewer, and all of them are the subset",
-            lambda call: not call.options.images.eval_images
-            or call.options.images.subset_images <= call.options.images.eval_images,
+            lambda call: (
+                not call.options.images.eval_images
+                or call.options.images.subset_images <= call.options.images.eval_images
+            ),
         ),
     ),
 }
 
 
-def check_needs(call: Call) -> None:
+def check_needs(call: Call, needs: Mapping[str, Sequence[Need]] = NEEDS) -> None:
     """Refuse the first option that was given and does nothing.
+
+    Args:
+        call: what is asked for.
+        needs: what each option needs.
 
     Raises:
         UserError: names the option and what it needs.
     """
-    for name, needs in NEEDS.items():
+    for name, own in needs.items():
         value = getattr(call.args, name)
-        for need in needs if value is not None else ():
+        for need in own if value is not None else ():
             if not need.met(call):
                 flag = f"--{'no-' if value is False else ''}{name}"
                 raise UserError(f"{flag} does nothing in this call: {need.text}; leave it out")

@@ -109,15 +109,18 @@ class Bench:
         return self.place(differing(change, NOTHING))
 
     @contextmanager
-    def calling(self, place: Call, change: Change) -> Iterator[None]:
-        """Modules that are gone for a change on the bench are there from a place on, which may be the call of one."""
+    def calling(self, place: Call, change: Change) -> Iterator[bool]:
+        """Modules that are gone for a change on the bench are there from a place on, which may be the call of one.
+
+        Gives whether there are any.
+        """
         settings = {}
         for attribute, value in change.settings.items():
             name = ".".join(filter(None, attribute))
             if isinstance(value, nn.Module) and not self.before(self.place({name}), place):
                 settings[attribute] = self._named[name]
         with installed(self.model, Change(settings=settings)):
-            yield
+            yield bool(settings)
 
     @property
     def mended_from(self) -> Call | None:
@@ -239,7 +242,7 @@ class Activations:
             replay = bench.replay(self.last_only, fast)
             index = 0
             while index < self.cached:  # others may take room in the meantime
-                answer = self._answer(replay, index, graph, fast)
+                answer = self._answer(replay, index, graph)
                 yield self._start[index].values[INPUTS], answer, self._targets[index]
                 index += 1
             yield from self._from_images(index, graph)
@@ -303,13 +306,13 @@ class Activations:
             self._at[index] = tape
         return True
 
-    def _answer(self, replay: Replay, index: int, graph: bool, fast: bool) -> Answer:
+    def _answer(self, replay: Replay, index: int, graph: bool) -> Answer:
         while True:
             tape = self._start[index] if graph else self._at[index]
             try:
                 if not graph and tape.place != self._place and self._place is not None and not self._full:
-                    with self.bench.calling(self._place, self._base):
-                        tape = self.bench.replay(self.last_only, fast).forwarded(tape, self._place)
+                    with self.bench.calling(self._place, self._base) as others:
+                        tape = (self.bench.replay(self.last_only) if others else replay).forwarded(tape, self._place)
                     self._full = not self._put(index, tape)
                 with torch.set_grad_enabled(graph), torch.inference_mode(not graph):
                     answer: Answer = replay.answer(tape)
@@ -322,8 +325,9 @@ class Activations:
 
     def _from_images(self, first: int, graph: bool) -> Iterator[tuple[Any, Answer, Targets]]:
         """Batches from the images themselves."""
-        replay = self.bench.replay(self.last_only, fast=not graph)
+        replay = None
         for images, targets in self.batches.iterate(first):
+            replay = replay or self.bench.replay(self.last_only, fast=not graph)
             inputs = self.bench.family.inputs(self.bench.model, images)
             with torch.set_grad_enabled(graph), torch.inference_mode(not graph):
                 answer = replay.answer(Tape.of_inputs(inputs))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 1e-5
+DEAD = 1e-12  # of the mean variance of all channels
 
 
 def refit(
@@ -34,7 +35,9 @@ def refit(
         cross = covariance @ kept.mT  # [n, r]
         within, kept_mean = kept @ cross, kept @ mean
     within = (within + within.mT) / 2
-    scale = within.diagonal().mean().clamp(min=torch.finfo(within.dtype).tiny)
+    # Channels that vary by rounding alone have nothing to tell.
+    least = (DEAD * covariance.diagonal().mean()).clamp(min=torch.finfo(within.dtype).tiny / RIDGE)
+    scale = torch.maximum(within.diagonal().mean(), least)
     eye = torch.eye(len(within), dtype=within.dtype, device=within.device)
     missing = weight @ cross - start @ within  # [dim, r]
     solved = start + torch.linalg.solve(within + RIDGE * scale * eye, missing.mT).mT

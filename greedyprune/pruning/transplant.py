@@ -8,7 +8,7 @@ from greedyprune.errors import UserError
 from greedyprune.families.base import Family
 from greedyprune.pruning.cutter import combined
 from greedyprune.pruning.kinds import kind_of
-from greedyprune.sites import Change, Site, Widths
+from greedyprune.sites import Change, CountSite, Site, Widths
 
 KeptSets = dict[str, tuple[int, ...]]
 
@@ -48,12 +48,17 @@ def kept_change(sites: Sequence[Site], state: Mapping[str, Tensor], kept: Mappin
     """The change that leaves of sites what is kept.
 
     Raises:
-        UserError: a name that is no site's, or a kept set that is none of the site's.
+        UserError: a name that is no site's, a kept set that is none of the site's, or nothing of a group is kept.
     """
     known = {site.name: site for site in sites}
     if unknown := sorted(kept.keys() - known.keys()):
         raise UserError(f"{unknown[0]} is no site of the model; its sites are {', '.join(known)}")
     checked = {name: kind_of(known[name]).check_kept(known[name], channels) for name, channels in kept.items()}
+    groups = {site.one_of for site in sites if isinstance(site, CountSite) and site.one_of}
+    for group in sorted(groups):
+        members = [site.name for site in sites if isinstance(site, CountSite) and site.one_of == group]
+        if not any(checked.get(name, (0,)) for name in members):
+            raise UserError(f"none of the {group} is kept; at least one of {', '.join(members)} stays")
 
     def change(site: Site, width: int, state: Mapping[str, Tensor]) -> Change:
         return kind_of(site).kept_change(site, state, checked[site.name])

@@ -12,7 +12,7 @@ from greedyprune.pruning.cutter import Cutter
 from greedyprune.pruning.damage import DamageTable, divergence, width_grid
 from greedyprune.pruning.layerwise import Batch
 from greedyprune.pruning.mend import Mender
-from greedyprune.pruning.watcher import Watcher
+from greedyprune.pruning.watcher import UNWATCHED, Watcher
 from greedyprune.search.evaluator import Evaluator, last_answers
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.saving import Saving
@@ -45,6 +45,17 @@ class Material:
     endless: Iterable[Batch]
     keep: int
     room: Room
+
+    def mended(self, bench: Bench, change: Change, steps: int, watcher: Watcher = UNWATCHED) -> Change:
+        """A change of the bench's model with the weights that its slim model has after mending."""
+        slim = bench.family.slim(bench.model, change)
+        mender = Mender(bench.family, bench.model, slim, change, steps, watcher, self.room.spare)
+        if bench.before(bench.felt(change), bench.mended_from):
+            learned = mender.on_images(self.endless, self.keep)
+        else:
+            learned = mender.on_cached(self.cached())
+        state: Mapping[str, Tensor] = slim.state_dict()
+        return change | Change({name: state[name].detach() for name in learned}, {}, NOTHING.pairing)
 
 
 class Workshop:
@@ -161,17 +172,7 @@ class Workshop:
         return self._mended[1]
 
     def _mend(self, widths: Widths) -> Change:
-        change, material, bench = self.cutter.change(widths), self.material, self.bench
-        if material is None:
+        if self.material is None:
             raise ValueError("there is nothing to mend with")
-        if not change:
-            return change
-        slim = bench.family.slim(bench.model, change)
-        steps, room = self.options.mend.steps, material.room.spare
-        mender = Mender(bench.family, bench.model, slim, change, steps, self.watcher, room)
-        if bench.before(bench.felt(change), bench.mended_from):
-            learned = mender.on_images(material.endless, material.keep)
-        else:
-            learned = mender.on_cached(material.cached())
-        state: Mapping[str, Tensor] = slim.state_dict()
-        return change | Change({name: state[name].detach() for name in learned}, {}, NOTHING.pairing)
+        change = self.cutter.change(widths)
+        return self.material.mended(self.bench, change, self.options.mend.steps, self.watcher) if change else change

@@ -62,8 +62,9 @@ def test_a_database_that_is_deleted_ends_the_search_with_files_of_what_is_known_
         with pytest.raises(UserError) as told:
             prune(arguments(data, troubled, schedule))
     assert str(told.value) == (
-        f"study 'prune-{schedule}' in {troubled}/prune.db is gone: the file was deleted or moved. What was found until "
-        f"then is in {troubled}; its 3 trials are saved: go on with --db {troubled}/rescued.db"
+        f"study 'prune-{schedule}' in {troubled}/prune.db is gone: the file was deleted or moved; its 3 trials are "
+        f"saved: go on with --db {troubled}/rescued.db. The files in {troubled} are of the best that was found until "
+        "then"
     )
     files = {"slim.safetensors", "cfgs.json", "result.json", "rescued.db"}
     assert {path.name for path in troubled.iterdir()} == files | ({"pareto.png"} if schedule == "global" else set())
@@ -83,6 +84,7 @@ def test_a_database_that_is_deleted_ends_the_search_with_files_of_what_is_known_
 def test_a_database_that_is_deleted_before_the_first_trial_leaves_nothing_to_save(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Only the dense model was measured: nothing is written beside what was deleted."""
     set_baseline = Study.set_baseline
 
     def delete_first(study: Study, baseline: Any) -> None:

@@ -140,7 +140,7 @@ def test_a_new_model_gets_its_classes_from_the_data_and_its_shape_from_the_flags
         (["--model", "dn_detr"], "--model starts from random weights and --resume from a checkpoint"),
         (["--amp", "fp16"], "--amp fp16 needs a GPU"),
         (["--batch_size", "10"], "9 training images, fewer than --batch_size 10"),
-        (["--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
+        (["--epochs", "x"], "argument --epochs: 'x' is not a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line_before_anything_is_written(arguments, tmp_path, words, line):

@@ -27,6 +27,10 @@ class Batches:
     def __init__(self, *batches: tuple[Sequence[Tensor], list[dict[str, Any]]]) -> None:
         self.batches = batches
 
+    @property
+    def ids(self) -> Sequence[int]:
+        return range(len(self))
+
     def __len__(self) -> int:
         return sum(len(images) for images, _ in self.batches)
 
@@ -73,7 +77,9 @@ class Subject:
         self, batches: Batches | None = None, sites: Sequence[Site] | None = None, room: int = PLENTY, last_only=False
     ) -> Activations:
         batches = batches or self.batches()
-        return Activations(self.bench(batches, sites), batches, Room(room), last_only)
+        images = Activations(self.bench(batches, sites), batches, Room(room), last_only)
+        images.fill()
+        return images
 
 
 def subject(kind: str = "dn_detr", **options: Any) -> Subject:

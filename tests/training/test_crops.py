@@ -7,6 +7,7 @@ import torch
 from torchvision import tv_tensors
 
 from greedyprune.commands.pretrain_backbone import main
+from greedyprune.errors import UserError
 from greedyprune.models.backbone import Backbone
 from greedyprune.training.crops import LessonOptions, cut_crops, teach
 from greedyprune.training.pretrained import load_backbone
@@ -65,3 +66,24 @@ def test_the_tool_writes_what_training_starts_from(tmp_path: Path, capsys: pytes
     before = model.backbone[0].body.conv1.weight.clone()
     load_backbone(model, output)
     assert not torch.equal(before, model.backbone[0].body.conv1.weight)
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--batch_size", "0"), ("--crop", "0"), ("--seed", "-1")])
+def test_a_number_out_of_range_is_refused_and_an_older_file_stays(flag: str, value: str, tmp_path: Path) -> None:
+    output = tmp_path / "backbone.safetensors"
+    output.write_bytes(b"older")
+    with pytest.raises(UserError, match=f"argument {flag}: '{value}' is not a whole number"):
+        main(["--output", str(output), flag, value])
+    with pytest.raises(UserError, match=f"{flag} is {value}, it must be a whole number"):
+        LessonOptions(**{flag[2:]: int(value)})
+    assert output.read_bytes() == b"older"
+
+
+def test_weights_that_are_not_finite_never_replace_an_older_file(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    output = tmp_path / "backbone.safetensors"
+    output.write_bytes(b"older")
+    flags = ["--steps", "3", "--batch_size", "4", "--crop", "32", "--device", "cpu", "--lr", "1e38"]
+    with pytest.raises(UserError, match=r"backbone\.safetensors is not written: .* not finite"):
+        main(["--coco_path", str(data), "--output", str(output), *flags])
+    assert output.read_bytes() == b"older"

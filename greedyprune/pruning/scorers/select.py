@@ -1,6 +1,5 @@
 """`select`: channels whose span gives most of the dense output, each chosen after those before it."""
 
-
 from torch import Tensor
 
 from greedyprune.pruning.kinds.base import State
