@@ -18,7 +18,7 @@ from greedyprune.models.level_attention import LevelDecoderLayer
 Network = TypeVar("Network", bound=nn.Module)
 Size = tuple[int, int]
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
-_ANY_SIZES: tuple[Size, Size] = ((64, 96), (96, 64))
+_ANY_SIZES: tuple[Size, Size] = ((64, 96), (128, 96))  # of different numbers of tokens
 
 
 class Constant(nn.Module):

@@ -123,8 +123,8 @@ def searched_sites(family: Family, model: nn.Module, options: SearchOptions) -> 
         for name in options.prune:
             if name in family.parts and name not in grown:
                 raise UserError(
-                    f"--prune {name} does nothing in this call: --schedule {options.schedule} grows channels, and there "
-                    "are none; leave it out"
+                    f"--prune {name} does nothing in this call: --schedule {options.schedule} grows channels, and it "
+                    "has none; leave it out"
                 )
     if not sites:
         raise UserError(f"{', '.join(sorted(parts))}: this {family.name} has no sites there")
