@@ -3,7 +3,8 @@ import torch
 
 from greedyprune import UserError, build_model
 from greedyprune.evaluation.detections import Detections
-from greedyprune.evaluation.predict import predict, predict_detections
+from greedyprune.evaluation.predict import predict_detections
+from greedyprune.families import family_of
 from greedyprune.models import ModelInfo, postprocess
 
 INFO = ModelInfo(("a", "b", "c"), (3, 7, 40), 32, 64)
@@ -29,8 +30,13 @@ def loader():
     ]
 
 
+def found_by(model, loader, **options):
+    """Detections by the model's own ids, unless they are said to be others."""
+    return predict_detections(family_of(model), model, loader, **{"category_ids": INFO.category_ids, **options})
+
+
 def test_rows_hold_what_postprocess_gives_in_the_data_sets_own_ids(model, loader):
-    rows = predict(model, loader, top_k=5)
+    rows = found_by(model, loader, top_k=5).rows()
     assert [row["image_id"] for row in rows] == [0] * 5 + [1] * 5 + [10] * 5
     model.eval()
     with torch.no_grad():
@@ -50,8 +56,8 @@ def test_labels_are_the_category_ids_of_a_model_that_has_none(loader):
 
 
 def test_detections_of_labels_that_the_data_lack_are_left_out(model, loader):
-    every = predict_detections(model, loader, top_k=18)
-    some = predict_detections(model, loader, top_k=18, category_ids=(5, None, 0))
+    every = found_by(model, loader, top_k=18)
+    some = found_by(model, loader, top_k=18, category_ids=(5, None, 0))
     kept = every.category_ids != 7
     assert 0 < kept.sum() < len(every)
     assert (some.scores == every.scores[kept]).all()
@@ -61,28 +67,28 @@ def test_detections_of_labels_that_the_data_lack_are_left_out(model, loader):
 
 def test_the_models_mode_is_what_it_was(model, loader):
     model.train()
-    predict_detections(model, loader)
+    found_by(model, loader)
     assert model.training
 
 
 def test_mixed_precision_gives_nearly_the_same_scores(model, loader):
-    exact = predict_detections(model, loader, top_k=18)
-    mixed = predict_detections(model, loader, top_k=18, amp="bf16")
+    exact = found_by(model, loader, top_k=18)
+    mixed = found_by(model, loader, top_k=18, amp="bf16")
     assert mixed.scores != pytest.approx(exact.scores, abs=1e-9)
     assert mixed.scores == pytest.approx(exact.scores, abs=0.02)
 
 
 def test_an_unknown_precision_is_refused(model, loader):
     with pytest.raises(UserError, match="--amp 'int8' is unknown"):
-        predict(model, loader, amp="int8")
+        found_by(model, loader, amp="int8")
 
 
 def test_no_images_give_no_detections(model):
-    assert predict(model, []) == []
+    assert found_by(model, []).rows() == []
 
 
 def test_rows_and_arrays_are_the_same_detections(model, loader):
-    found = predict_detections(model, loader)
+    found = found_by(model, loader)
     again = Detections.from_rows(found.rows())
     assert again.rows() == found.rows()
     assert Detections.concat([found[:4], found[4:]]).rows() == found.rows()
