@@ -3,23 +3,57 @@
 import random
 
 import pytest
-from greedyprune.pruning.sites import list_sites
 
-from greedyprune import build_model
-from greedyprune.evaluation.profile import count_flops, count_parameters
-from greedyprune.models import MODELS
+from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
+from greedyprune.pruning.transplant import shape_change
 from greedyprune.search.cost import CostModel
 
-SHAPE = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 40, "num_queries": 6}
+from ..helpers.engine import EVERY_KIND, GRID, Subject, bits, subject, unchanged
+
+SIZE = (64, 96)
+FAST = ("dn_detr", GRID)
+SUBJECTS = [
+    *(pytest.param(kind, {}, marks=[] if kind in FAST else pytest.mark.slow, id=kind) for kind in EVERY_KIND),
+    pytest.param("dn_detr", {"whole_heads": True}, marks=pytest.mark.slow, id="whole heads"),
+]
 
 
-@pytest.mark.parametrize("whole_heads", [False, True], ids=["channels", "whole heads"])
-@pytest.mark.parametrize("name", MODELS)
-def test_cost_by_widths_is_that_of_the_slim_model(name: str, whole_heads: bool) -> None:
-    model = build_model(name, num_classes=5, backbone="small", whole_heads=whole_heads, **SHAPE)
-    cost = CostModel(model, (64, 96))
+def counted(made: Subject, widths: dict[str, int]) -> tuple[int, int]:
+    """Parameters and multiply-adds of the slim model, as it is deployed."""
+    slim = made.family.slim(made.model, shape_change(made.sites, made.model.state_dict(), widths))
+    flops = count_flops(made.family, made.family.deployed(slim, SIZE), SIZE)
+    return count_parameters(made.family, slim)[WHOLE], flops[WHOLE]
+
+
+@pytest.mark.parametrize(("kind", "options"), SUBJECTS)
+def test_cost_by_widths_is_that_of_the_slim_model(kind: str, options: dict[str, bool]) -> None:
+    made = subject(kind, **options)
+    cost = CostModel(made.family, made.model, made.sites, SIZE)
+    before = bits(made.model)
+    assert (cost.dense.params, cost.dense.flops) == counted(made, {})
     rng = random.Random(0)
-    widths = {site.name: site.grain * rng.randint(1, site.width // site.grain) for site in list_sites(model)}
-    slim = type(model)(model.options, model.cfgs.replace(widths)).eval()
-    assert cost(widths) == (count_parameters(slim)[0], count_flops(slim, (64, 96))[0])
-    assert cost(widths) < cost(model.cfgs.widths())
+    widths = {
+        site.name: site.full if site.least == 0 else site.grain * rng.randint(1, site.full // site.grain)
+        for site in made.sites
+    }
+    layers = [site.name for site in made.sites if site.least == 0]
+    for gone in ([], layers[:1], layers[-1:]):
+        asked = widths | dict.fromkeys(gone, 0)
+        found = cost(asked)
+        assert (found.params, found.flops) == counted(made, asked)
+        assert found.params < cost.dense.params
+        assert found.flops < cost.dense.flops
+    assert unchanged(made.model, before)
+
+
+def test_what_sites_cost_alone_is_linear_and_adds_up_to_their_layer() -> None:
+    made, what = subject(), "flops"
+    cost = CostModel(made.family, made.model, made.sites, SIZE)
+    for site in made.sites:
+        alone = [cost.alone(site.name, width, what) for width in (site.least, site.full)]
+        narrow = cost({site.name: site.least}).of(what)
+        inner = sum(cost.alone(other.name, other.full, what) for other in made.sites if other.inside == site.name)
+        assert alone[1] - alone[0] + inner == pytest.approx(cost.dense.of(what) - narrow)
+    ffn = made.site("encoder.1.ffn")
+    half = cost({ffn.name: ffn.full // 2}).of(what)
+    assert cost.dense.of(what) - half == pytest.approx(cost.alone(ffn.name, ffn.full // 2, what))
