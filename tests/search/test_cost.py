@@ -3,23 +3,61 @@
 import random
 
 import pytest
-from greedyprune.pruning.sites import list_sites
 
-from greedyprune import build_model
-from greedyprune.evaluation.profile import count_flops, count_parameters
-from greedyprune.models import MODELS
-from greedyprune.search.cost import CostModel
+from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
+from greedyprune.search.cost import Cost, CostModel
 
-SHAPE = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 40, "num_queries": 6}
+from greedyprune.sites import CountSite
+
+from ..helpers.detectors import KINDS
+from ..helpers.engine import GRID, Subject, subject
+
+SIZE = (64, 96)
 
 
-@pytest.mark.parametrize("whole_heads", [False, True], ids=["channels", "whole heads"])
-@pytest.mark.parametrize("name", MODELS)
-def test_cost_by_widths_is_that_of_the_slim_model(name: str, whole_heads: bool) -> None:
-    model = build_model(name, num_classes=5, backbone="small", whole_heads=whole_heads, **SHAPE)
-    cost = CostModel(model, (64, 96))
+def counted(one: Subject, model) -> Cost:
+    """By a forward pass of the model itself, in its deployed form."""
+    fast = one.family.deployed(model, SIZE)
+    return Cost(count_parameters(one.family, model)[WHOLE], count_flops(one.family, fast, SIZE)[WHOLE])
+
+
+def built(one: Subject, widths: dict[str, int]) -> Cost:
+    """Of a detector that is made with these widths from the start."""
+    complete = one.family.layout(one.model).parse({site.name: site.full for site in one.sites} | widths, "here")
+    return counted(one, type(one.model)(one.model.options, complete).eval())
+
+
+def drawn(one: Subject, rng: random.Random) -> dict[str, int]:
+    """Any widths, of which one of a group of layers is left."""
+    widths = {site.name: rng.randrange(site.least, site.full + 1, site.grain) for site in one.sites}
+    groups: dict[str, list[str]] = {}
+    for site in one.sites:
+        if isinstance(site, CountSite) and site.one_of:
+            groups.setdefault(site.one_of, []).append(site.name)
+    return widths | {names[0]: 1 for names in groups.values() if not any(widths[name] for name in names)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cost_by_widths_is_that_of_the_slim_model(kind: str) -> None:
+    one = subject(kind)
+    cost = CostModel(one.family, one.model, one.sites, SIZE)
     rng = random.Random(0)
-    widths = {site.name: site.grain * rng.randint(1, site.width // site.grain) for site in list_sites(model)}
-    slim = type(model)(model.options, model.cfgs.replace(widths)).eval()
-    assert cost(widths) == (count_parameters(slim)[0], count_flops(slim, (64, 96))[0])
-    assert cost(widths) < cost(model.cfgs.widths())
+    for _ in range(3):
+        widths = drawn(one, rng)
+        assert cost(widths) == built(one, widths)
+    assert cost({}) == cost.dense == counted(one, one.model)
+
+
+def test_what_heads_lose_whole_is_counted_too() -> None:
+    one = subject("dn_detr", whole_heads=True)
+    cost = CostModel(one.family, one.model, one.sites, SIZE)
+    widths = {site.name: site.grain for site in one.part("attn")}
+    assert cost(widths) == built(one, widths)
+
+
+def test_a_site_alone_costs_in_proportion_to_its_width() -> None:
+    one = subject(GRID)
+    cost = CostModel(one.family, one.model, one.sites, SIZE)
+    site = one.sites[0]
+    saved = cost.dense.flops - cost({site.name: site.full // 2}).flops
+    assert cost.alone(site.name, site.full, "flops") == pytest.approx(2 * saved)

@@ -2,67 +2,63 @@
 
 import pytest
 import torch
-from greedyprune.pruning.sites import list_sites
-from greedyprune.search.global_search import check_budget
 
-from greedyprune import UserError, build_model
+from greedyprune import UserError
 from greedyprune.search.cost import CostModel
-from greedyprune.search.latency import measure_sites
+from greedyprune.search.latency import LatencyTable, measure_sites
+from greedyprune.search.options import SearchOptions, Steps
 from greedyprune.search.saving import Saving
+from greedyprune.search.search import check_budget
+
+from ..helpers.engine import Subject, bits, subject, unchanged
+
+SIZE = (64, 96)
+CHANNELS = ("attn", "ffn", "mlp")
+OPTIONS = SearchOptions(steps=Steps(attn=8, ffn=8))
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    shape = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 1, "ffn_dim": 64, "num_queries": 9}
-    return build_model("dn_detr", num_classes=4, backbone="small", **shape).eval()
-
-
-def step(kind: str) -> int:
-    return 8
+def one() -> Subject:
+    return subject("dn_detr")
 
 
 @pytest.mark.parametrize("kind", ["flops", "params"])
-@pytest.mark.parametrize("prune", ["transformer", "all"])
-def test_shares_of_the_sites_and_of_the_model_are_of_what_is_really_counted(model, kind: str, prune: str) -> None:
-    cost = CostModel(model, (64, 96), prune)
+@pytest.mark.parametrize("parts", [CHANNELS, (*CHANNELS, "layers", "queries")], ids=["channels", "everything"])
+def test_shares_of_the_sites_and_of_the_model_are_of_what_is_really_counted(one: Subject, kind: str, parts) -> None:
+    cost = CostModel(one.family, one.model, one.part(*parts), SIZE)
     saving = Saving(cost, kind)
-    widths = {name: max(1, width // 2) for name, width in cost.full.items()}
-    index = 1 if kind == "flops" else 0
-    assert saving.share_with(widths) == pytest.approx(cost(widths)[index] / cost(cost.full)[index])
-    budget = saving.share_with(widths)
-    assert saving.sites_share(budget) * saving.sites == pytest.approx(saving.of_sites(widths))
+    widths = {site.name: max(site.least, site.full // 2) for site in one.part(*parts)}
+    share = saving.share_with(widths)
+    assert share == pytest.approx(cost(widths).of(kind) / cost.dense.of(kind))
+    assert saving.sites_share(share) * saving.sites == pytest.approx(saving.of_sites(widths))
 
 
-@pytest.mark.parametrize("prune", ["transformer", "all"])
-def test_every_site_is_timed_at_its_widths_and_the_model_is_as_before(model, prune: str) -> None:
-    sites = list_sites(model, prune)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    table = measure_sites(model, sites, [torch.randn(3, 64, 96), torch.randn(3, 48, 96)], step)
-    assert table["batch"] == 2
-    assert list(table["sites"]) == [site.name for site in sites]
-    for site in sites:
-        widths, times = table["sites"][site.name]
-        assert widths[-1] == site.width
+def test_every_site_is_timed_at_its_widths_and_the_model_is_as_before(one: Subject) -> None:
+    bench, before = one.bench(), bits(one.model)
+    table = measure_sites(bench, one.sites, one.images, OPTIONS)
+    assert table.batch == len(one.images)
+    assert list(table.sites) == [site.name for site in one.sites]
+    for site in one.sites:
+        widths, times = table.sites[site.name]
+        assert widths[-1] == site.full
         assert len(widths) == len(times)
         assert min(times) > 0
-        assert max(times) < table["dense"] * 3
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert unchanged(bench.model, before)
+    assert LatencyTable.of(table.stored()) == table
 
 
-def test_time_between_measured_widths_is_in_proportion(model) -> None:
-    sites = {"encoder.0.ffn": [[8, 32, 64], [1.0, 2.0, 6.0]], "decoder.0.ffn": [[8, 64], [1.0, 3.0]]}
-    cost = CostModel(model, (64, 96))
-    cost.full = {"encoder.0.ffn": 64, "decoder.0.ffn": 64}
-    saving = Saving(cost, "latency", {"dense": 20.0, "batch": 8, "sites": sites})
+def test_time_between_measured_widths_is_in_proportion(one: Subject) -> None:
+    sites = [one.site(name) for name in ("encoder.0.ffn", "decoder.0.ffn")]
+    table = {"encoder.0.ffn": ((8, 24, 40), (1.0, 2.0, 6.0)), "decoder.0.ffn": ((8, 40), (1.0, 3.0))}
+    saving = Saving(CostModel(one.family, one.model, sites, SIZE), "latency", LatencyTable(20.0, 8, table))
     assert saving.sites == pytest.approx(5.0 + 2.0)
-    assert saving.of_site("encoder.0.ffn", 48) == pytest.approx(3.0)
-    assert saving.share_with({"encoder.0.ffn": 32, "decoder.0.ffn": 64}) == pytest.approx(1 - 4 / 20)
+    assert saving.of_site("encoder.0.ffn", 32) == pytest.approx(3.0)
+    assert saving.share_with({"encoder.0.ffn": 24, "decoder.0.ffn": 40}) == pytest.approx(1 - 4 / 20)
     assert saving.sites_share(1 - 4 / 20) == pytest.approx(3 / 7)
 
 
-def test_a_budget_that_cannot_be_reached_is_refused_with_the_least_that_can(model) -> None:
-    saving = Saving(CostModel(model, (64, 96)), "flops")
+def test_a_budget_that_cannot_be_reached_is_refused_with_the_least_that_can(one: Subject) -> None:
+    saving = Saving(CostModel(one.family, one.model, one.sites, SIZE), "flops")
     with pytest.raises(UserError, match=r"--target_flops 0\.05 cannot be reached.* costs 0\.\d+ of the dense one"):
-        check_budget(saving, list_sites(model), step, 0.05)
-    check_budget(saving, list_sites(model), step, 0.999)
+        check_budget(saving, one.sites, SearchOptions(budget=0.05))
+    check_budget(saving, one.sites, SearchOptions(budget=0.999))
