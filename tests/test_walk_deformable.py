@@ -28,12 +28,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--coco_path", str(folder), "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_train_search_transplant_evaluate_and_fine_tune(
     here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     short = ["--epochs", "1", "--batch_size", "4", "--augment", "flips"]
-    assert train([*here, *SHAPE, *short, "--dense", "1", "--output_dir", "first"]) == 0
+    assert train([*here, *SHAPE, *short, "--encoder_head", "1", "--output_dir", "first"]) == 0
     dense = load_model("first/last.safetensors")
     assert dense.options.num_feature_levels == 4
     resume = ["--resume", "first/last.safetensors"]

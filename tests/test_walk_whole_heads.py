@@ -46,6 +46,7 @@ def stop_after(patch: pytest.MonkeyPatch, trials: int) -> None:
     patch.setattr(Study, "add", stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "dn_deformable_detr"])
 def test_search_stop_go_on_transplant_evaluate_and_fine_tune(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -56,6 +56,9 @@ _MENDING = Need("nothing is mended (--mend_steps 0 or --mends 0)", lambda call: 
 _ATTENTION = Need(
     "no attention is searched (--prune)", lambda call: any(isinstance(site, AttentionSite) for site in call.sites)
 )
+_HIDDEN = Need(
+    "nothing but attention is searched (--prune)", lambda call: any(isinstance(site, HiddenSite) for site in call.sites)
+)
 CONVOLUTIONS = Need("no convolutions are searched (--prune)", lambda call: call.has("conv"))
 
 NEEDS: Mapping[str, tuple[Need, ...]] = {
@@ -65,9 +68,9 @@ NEEDS: Mapping[str, tuple[Need, ...]] = {
     "skip_eval_converge": (_TOLERANCE, _own("skip_eval_converge")),
     "num_evaluate": (_GROWTH, _own("num_evaluate")),
     **{
-        f"{kind}.{name}": (_GROWTH,)
+        f"{kind}.{name}": (_GROWTH, there)
         for name in ("map_tol", "skip_eval_converge", "num_evaluate")
-        for kind in ("attn", "ffn")
+        for kind, there in (("attn", _ATTENTION), ("ffn", _HIDDEN))
     },
     "site_decay": (_GP,),
     "whole_heads": (_ATTENTION,),

@@ -26,10 +26,12 @@ def detr_sites(model: Detector) -> Iterator[Site]:
         yield _ffn(model, layer, label, prefix)
     yield _queries(model)
     yield from _mlps(model, "decoder", "query_scale", "ref_point_head", "ref_anchor_head")
-    for answer, (index, _) in enumerate(present(model.transformer.decoder.layers)):
+    layers = list(present(model.transformer.decoder.layers))
+    for answer, (index, _) in enumerate(layers):
         prefix, layer, label = f"transformer.decoder.layers.{index}", f"decoder.{index}", f"decoder layer {index}"
         heads = [f"{name}.{index}" for name in ("class_embed", "bbox_embed") if _own_heads(model)]
-        yield _layer(layer, label, (prefix, *heads), answers=(answer,), one_of="decoder layers")
+        if len(layers) > 1:  # one must stay
+            yield _layer(layer, label, (prefix, *heads), answers=(answer,), one_of="decoder layers")
         yield _attention(model, layer, "self", label, prefix, "self_attn")
         yield _attention(model, layer, "cross", label, prefix, "cross_attn")
         yield _ffn(model, layer, label, prefix)

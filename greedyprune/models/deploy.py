@@ -18,7 +18,7 @@ from greedyprune.models.level_attention import LevelDecoderLayer
 Network = TypeVar("Network", bound=nn.Module)
 Size = tuple[int, int]
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
-_ANY_SIZES: tuple[Size, Size] = ((64, 96), (96, 64))
+_ANY_SIZES: tuple[Size, Size] = ((64, 96), (128, 96))  # of different numbers of tokens
 
 
 class Constant(nn.Module):
@@ -80,6 +80,8 @@ def without_norms(model: Detector) -> Detector:
 
 def _merge_positions(decoder: DABDecoder) -> None:
     """Put the last linear map of the embedding of boxes into those that read it: self-attention's, in every layer."""
+    if isinstance(decoder.ref_point_head, Constant):  # of a decoder of one layer, which has no use for it any more
+        return
     *_, last = decoder.ref_point_head.layers
     readers = [
         (layer, name)

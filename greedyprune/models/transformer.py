@@ -73,7 +73,7 @@ class Decoder(nn.Module):
     def refine(self, index: int, content: Tensor, reference: Tensor) -> Tensor:
         """Boxes `[..., 4]` that the head of layer `index` makes of `content` around a box or point, in float32."""
         head = self.box_head(index)
-        dtype = next(head.parameters()).dtype
+        dtype = next((each.dtype for each in head.parameters()), torch.float32)  # a constant head has none
         kind = content.device.type if content.device.type != "meta" else "cpu"  # there is no autocast of shapes alone
         with torch.autocast(kind, enabled=False):
             delta = head(content.to(dtype)).float()

@@ -15,7 +15,7 @@ SCHEDULES = ("global", "gp", "modular")
 COSTS = ("flops", "params", "latency")
 SAMPLERS = ("tpe", "nsgaii")
 PRECISIONS = ("none", "bf16", "fp16")
-BUDGET = Range(float, 0, 1, above=True)
+BUDGET = Range(float, 0, 1, below=True, above=True)
 Budget = Annotated[float, BUDGET]
 
 

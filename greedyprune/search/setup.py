@@ -25,7 +25,7 @@ from greedyprune.search.latency import LatencyTable, measure_sites
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.saving import Saving
 from greedyprune.search.workshop import Facts, Material, Workshop
-from greedyprune.sites import AttentionSite, Site
+from greedyprune.sites import AttentionSite, HiddenSite, Site
 
 MEND_BATCH = 8  # images in a step of mending, and of calibration
 LATENCY_BATCH = 8  # images at once, whose time --cost latency saves
@@ -117,6 +117,15 @@ def searched_sites(family: Family, model: nn.Module, options: SearchOptions) -> 
             raise UserError(f"--prune {name}: a {family.name} has the parts {known}")
         parts.update(family.groups.get(name, (name,)))
     sites = [site for site in family.sites(model) if site.part in parts]
+    if options.schedule != "global":
+        sites = [site for site in sites if isinstance(site, (AttentionSite, HiddenSite))]
+        grown = {site.part for site in sites}
+        for name in options.prune:
+            if name in family.parts and name not in grown:
+                raise UserError(
+                    f"--prune {name} does nothing in this call: --schedule {options.schedule} grows channels, and it "
+                    "has none; leave it out"
+                )
     if not sites:
         raise UserError(f"{', '.join(sorted(parts))}: this {family.name} has no sites there")
     held = {site.name for site in sites}

@@ -47,3 +47,15 @@ def test_a_deployed_detector_gives_the_same_answers(backbone: str, cfgs: list | 
     assert not norms(fast)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert fast.class_embed.weight is model.class_embed.weight
+
+
+def test_a_detector_whose_weights_are_new_is_deployed_for_images_of_any_size() -> None:
+    """Its offsets and boxes start as zeros, and are the same for every image: of one number of tokens."""
+    torch.manual_seed(0)
+    shape = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 1, "ffn_dim": 24, "num_queries": 5}
+    for name in ("deformable_detr", "dn_deformable_detr", "dn_deformable_encoder_detr", "dn_detr"):
+        model = build_model(name, num_classes=3, backbone="small", **shape).eval()
+        fast = deployed(model)
+        with torch.inference_mode():
+            for images in (IMAGES, [torch.randn(3, 64, 64)]):
+                assert torch.allclose(fast(images).boxes, model(images).boxes, atol=1e-4), name
