@@ -8,6 +8,7 @@ from torch import nn
 
 from greedyprune.answer import Answer
 from greedyprune.pruning.bench import NOTHING, Activations, Room
+from greedyprune.pruning.calibrate import calibrate
 from greedyprune.pruning.replay import Tape
 from greedyprune.pruning.transplant import shape_change
 from greedyprune.sites import Change, installed
@@ -179,6 +180,18 @@ def test_passes_with_graphs_run_from_the_origin_on_whatever_was_tried_before() -
     assert heard[images][0] == heard[fresh][0]
     assert "transformer.encoder.layers.0.linear1" in heard[images][0]
     assert all(same_bits(a, b) for (_, a), (_, b) in zip(heard[images][1], heard[fresh][1], strict=True))
+
+
+def test_statistics_without_gradients_are_those_of_all_sites_wherever_the_cache_is() -> None:
+    one = subject()
+    sites = one.part("backbone")
+    images, fresh = one.activations(sites=sites), one.activations(sites=sites)
+    answers(images, change_of(one, sites[-1].name))
+    moved, still = (calibrate(each, sites) for each in (images, fresh))
+    for site in sites:
+        for one_reader, other in zip(moved[site.name].readers, still[site.name].readers, strict=True):
+            assert torch.equal(one_reader.rows.scatter, other.rows.scatter)
+            assert one_reader.rows.weight == other.rows.weight > 0
 
 
 def test_tapes_are_those_of_all_images_whatever_is_cached() -> None:
