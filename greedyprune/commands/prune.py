@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
 
 
 def _draw(args: argparse.Namespace, options: SearchOptions, result: api.Result) -> None:
-    if options.schedule == "global":
+    if not options.published:
         target = (1 - options.map_tol) * result.baseline.full_map if options.budget is None else None
         write_front(result.front, args.output_dir / "pareto.png", target)
 
@@ -89,7 +89,7 @@ def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site
     console = open_console()
     console.print(site_table(sites, result.widths))
     console.print(comparison_table(summary))
-    if options.schedule == "global":
+    if not options.published:
         console.print(result.front.table())
         print(f"drawn in {folder / 'pareto.png'}; tools/transplant.py --trial N makes one of them")
     spent = summary.spent
