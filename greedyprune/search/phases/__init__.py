@@ -56,4 +56,5 @@ def register(schedule: str, *phases: type[Phase]) -> None:
     SCHEDULES[schedule] = lambda options, sites: [phase(options) for phase in phases]
     names.SCHEDULES.append(schedule)
 
+
 __all__ = ["PHASES", "SCHEDULES", "Ask", "Phase", "Proposal", "Story", "Verdict", "register"]
