@@ -1,0 +1,86 @@
+"""What the documentation shows is run as it stands."""
+
+import doctest
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from greedyprune import api, families
+from greedyprune.cli import DEMO_MODEL
+from greedyprune.commands.make_shapes import main as make_shapes
+from greedyprune.pruning import kinds, scorers
+from greedyprune.search import cost, options, phases
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LONGEST = 30  # lines of code of an example
+# Everything that a registration adds to.
+TABLES = (scorers.ORDERS, kinds.KINDS, phases.PHASES, phases.SCHEDULES, cost.COUNTED)
+LISTS = (scorers.SCORERS, options.SCHEDULES, options.COSTS, families._FAMILIES)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a dense checkpoint and a little data, as the examples name them."""
+    make_shapes([str(tmp_path / "coco"), "--train_images", "8", "--val_images", "12", "--workers", "1"])
+    shutil.copy(DEMO_MODEL, tmp_path / "dense.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def registered():
+    """What examples register is forgotten after them."""
+    tables, lists = [dict(table) for table in TABLES], [list(each) for each in LISTS]
+    yield
+    for table, before in zip(TABLES, tables, strict=True):
+        table.clear()
+        table.update(before)
+    for each, before in zip(LISTS, lists, strict=True):
+        each[:] = before
+
+
+def blocks(path: str) -> list[str]:
+    return BLOCK.findall((ROOT / path).read_text())
+
+
+def run(path: str) -> dict[str, object]:
+    """A page's blocks as one program; a failure shows the line of the page."""
+    text = (ROOT / path).read_text()
+    names: dict[str, object] = {"__name__": "examples"}
+    for found in BLOCK.finditer(text):
+        source = "\n" * text.count("\n", 0, found.start(1)) + found[1]
+        exec(compile(source, path, "exec"), names)
+    return names
+
+
+def test_the_examples_of_extending_work_together(folder, registered):
+    names = run("docs/EXTENDING.md")
+    torch, family, dense = names["torch"], names["RankedFamily"](), names["dense"]
+    kept = {"head": (0, 1, 2, 4)}
+    off = names["greedyprune"].pruning.transplant.masked(family, dense, kept)
+    for one, other in zip(off(names["images"]), names["slim"](names["images"]), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_an_example_is_short():
+    for block in (*blocks("docs/EXTENDING.md"), *blocks("README.md")):
+        for part in re.split(r"\n\n\n(?=class |@|def )", block):
+            assert sum(bool(line.strip()) for line in part.splitlines()) <= LONGEST
+
+
+def test_a_name_is_registered_once(registered):
+    scorers.register("mine")(scorers.ORDERS["random"])
+    phases.register("mine", phases.PHASES["budget"])
+    cost.register("mine", cost.Counted("mine", lambda family, model, size: 1.0))
+    for again in (
+        lambda: scorers.register("mine")(scorers.ORDERS["random"]),
+        lambda: phases.register("mine"),
+        lambda: cost.register("mine", cost.COUNTED["mine"]),
+        lambda: kinds.register(*next(iter(kinds.KINDS.items()))),
+        lambda: phases.register("other", type("Other", (phases.Phase,), {"name": "budget"})),
+    ):
+        with pytest.raises(ValueError, match="already"):
+            again()
