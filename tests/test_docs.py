@@ -3,10 +3,12 @@
 import doctest
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import greedyprune
 from greedyprune import api, families
 from greedyprune.cli import DEMO_MODEL
 from greedyprune.commands.make_shapes import main as make_shapes
@@ -28,6 +30,15 @@ def folder(tmp_path, monkeypatch):
     shutil.copy(DEMO_MODEL, tmp_path / "dense.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Searches of examples are over in seconds."""
+    little = options.SearchImages(subset_images=6, score_images=2, calib_images=6)
+    steps, mend = options.Steps(attn=8, ffn=256), options.MendOptions(steps=0)
+    made = partial(options.SearchOptions, images=little, steps=steps, mend=mend, prune=("encoder",))
+    monkeypatch.setattr(greedyprune, "SearchOptions", made)
 
 
 @pytest.fixture
@@ -56,6 +67,7 @@ def run(path: str) -> dict[str, object]:
     return names
 
 
+@pytest.mark.slow
 def test_the_examples_of_extending_work_together(folder, registered):
     names = run("docs/EXTENDING.md")
     torch, family, dense = names["torch"], names["RankedFamily"](), names["dense"]
@@ -63,6 +75,33 @@ def test_the_examples_of_extending_work_together(folder, registered):
     off = names["greedyprune"].pruning.transplant.masked(family, dense, kept)
     for one, other in zip(off(names["images"]), names["slim"](names["images"]), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_readme_and_of_the_guide_work(folder, quick):
+    result = run("README.md")["result"]
+    assert result.path.is_file()
+    assert 0 < result.baseline.full_map < 1
+    assert len(run("docs/GUIDE.md")["half"].transformer.encoder.layers[0].linear1.weight) == 64
+
+
+@pytest.mark.slow
+def test_the_examples_of_docstrings_work(folder, quick):
+    greedyprune.save(greedyprune.load("dense.safetensors"), "slim.safetensors")
+    tests = [test for test in doctest.DocTestFinder().find(api) if test.examples]
+    assert {test.name.rsplit(".")[-1] for test in tests} >= {"load", "save", "transplant", "prune"}
+    for test in tests:
+        names = {"greedyprune": greedyprune, "model": greedyprune.load("dense.safetensors")}
+        for example in test.examples:
+            exec(example.source, names)
+
+
+def test_the_readme_fits_and_leads_to_files_that_are_there():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_an_example_is_short():
