@@ -1,7 +1,6 @@
 """What is saved: by count, or by the clock."""
 
 import pytest
-import torch
 
 from greedyprune import UserError
 from greedyprune.search.cost import CostModel
