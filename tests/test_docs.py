@@ -1,7 +1,9 @@
 """What the documentation shows is run as it stands."""
 
+import argparse
 import doctest
 import re
+import shlex
 import shutil
 from functools import partial
 from pathlib import Path
@@ -10,13 +12,33 @@ import pytest
 
 import greedyprune
 from greedyprune import api, families
-from greedyprune.cli import DEMO_MODEL
+from greedyprune.cli import DEMO_MODEL, open_model
+from greedyprune.commands import (
+    bench_scorers,
+    bench_search,
+    eval,
+    import_hf,
+    pretrain_backbone,
+    prune_options,
+    train,
+    transplant,
+)
 from greedyprune.commands.make_shapes import main as make_shapes
+from greedyprune.commands.prune_needs import Call, check_needs
 from greedyprune.pruning import kinds, scorers
 from greedyprune.search import cost, options, phases
+from greedyprune.search.setup import searched_sites
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PARSE = {
+    "train": train._parse,
+    **{
+        tool.__name__.rsplit(".")[-1]: tool.parser().parse_args
+        for tool in (bench_scorers, bench_search, eval, import_hf)
+    },
+    **{tool.__name__.rsplit(".")[-1]: tool.parser().parse_args for tool in (pretrain_backbone, transplant)},
+}
 LONGEST = 30  # lines of code of an example
 # Everything that a registration adds to.
 TABLES = (scorers.ORDERS, kinds.KINDS, phases.PHASES, phases.SCHEDULES, cost.COUNTED)
@@ -123,3 +145,26 @@ def test_a_name_is_registered_once(registered):
     ):
         with pytest.raises(ValueError, match="already"):
             again()
+
+
+def commands() -> list[list[str]]:
+    """The words of every call of a tool that the README and the pages show, in code or in a table."""
+    text = "\n".join(page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    text = text.replace("\\\n", " ")
+    found = re.findall(r"^ {4}(python tools/[^\n]+)|`(python tools/[^`]+)`", text, re.MULTILINE)
+    words = (shlex.split(one or other, comments=True) for one, other in found)
+    return [each for each in words if "gpu_check" not in each[1]]  # which has no options of its own
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_that_is_shown_is_understood(words):
+    tool = Path(words[1]).stem
+    if tool.startswith("prune_greedy"):
+        schedule = "modular" if tool.endswith("_ad") else "global"
+        args = prune_options.parser(schedule).parse_args(words[2:])
+        asked = prune_options.search_options(args, schedule)
+        model = open_model(argparse.Namespace(**{**vars(args), "resume": DEMO_MODEL, "cfgs": None, "key": None}))
+        sites = searched_sites(families.family_of(model), model, asked)
+        check_needs(Call(args, asked, sites))
+    else:
+        PARSE[tool](words[2:])
