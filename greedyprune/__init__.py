@@ -1,21 +1,45 @@
-"""GreedyPrune: prune a trained DETR-family detector to a smaller one, and never lose the search."""
+"""GreedyPrune: prune a trained object detector to a smaller one, and never lose the search."""
 
 from greedyprune.errors import UserError
 from greedyprune.version import __version__
 
 TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
+    from greedyprune.api import Result, load, prune, save, transplant
+    from greedyprune.evaluation.evaluate import evaluate
     from greedyprune.models import build_model, load_checkpoint, load_model
     from greedyprune.models.deploy import deployed
+    from greedyprune.search.options import SearchOptions
 
-__all__ = ["UserError", "__version__", "build_model", "deployed", "load_checkpoint", "load_model"]
+__all__ = [
+    "Result",
+    "SearchOptions",
+    "UserError",
+    "__version__",
+    "build_model",
+    "deployed",
+    "evaluate",
+    "load",
+    "load_checkpoint",
+    "load_model",
+    "prune",
+    "save",
+    "transplant",
+]
 
 # Imported when they are asked for: PyTorch takes seconds, and a tool is to answer Ctrl-C from its first moment.
 _HOMES = {
+    "Result": "greedyprune.api",
+    "SearchOptions": "greedyprune.search.options",
     "build_model": "greedyprune.models",
     "deployed": "greedyprune.models.deploy",
+    "evaluate": "greedyprune.evaluation.evaluate",
+    "load": "greedyprune.api",
     "load_checkpoint": "greedyprune.models",
     "load_model": "greedyprune.models",
+    "prune": "greedyprune.api",
+    "save": "greedyprune.api",
+    "transplant": "greedyprune.api",
 }
 
 

@@ -24,7 +24,7 @@ from greedyprune.report.front import Front
 from greedyprune.report.result import SitesCost, Spent, Summary
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases import SCHEDULES
-from greedyprune.search.search import Display, Search, best_trial, change_of, check_budget
+from greedyprune.search.search import Display, Search, best_trial, change_of, check_budget, check_trials
 from greedyprune.search.setup import Chosen, Resources, open_workshop, searched_sites, settings_of, weights_hash
 from greedyprune.search.workshop import Workshop
 from greedyprune.sites import Site
@@ -214,6 +214,7 @@ def remake(
         raise UserError(f"{study.place} searched other weights; give the dense checkpoint that it ran on")
     if study.settings.get("train_data") != chosen.train.fingerprint:
         raise UserError(f"{study.place} was made with other training images; give its --coco_path")
+    check_trials(SCHEDULES[options.schedule](options, sites), study.baseline, study.trials, study.place)
     if trial is None:
         return family.slim(module, NOTHING)
     with autocast(next(module.parameters()).device, options.amp, in_place=True):
@@ -242,6 +243,7 @@ def _searched(
     workshop: Workshop, sites: Sequence[Site], options: SearchOptions, state: Study, path: Path, display: Display
 ) -> Result:
     phases, known = SCHEDULES[options.schedule](options, sites), len(state.trials())
+    check_trials(phases, state.baseline(), state.trials(), state.place)
     search = Search(phases, workshop, state, display)
     # Once the database is lost nothing is written any more; what is known is brought to an end nevertheless.
     with suppress(DatabaseLost):

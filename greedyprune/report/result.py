@@ -85,7 +85,7 @@ class Summary:
         slim: the slim one, in the same way.
     """
 
-    cfgs: list[Any]
+    cfgs: list[Any] | dict[str, Any]
     widths: dict[str, int]
     trial: int | None
     schedule: str
@@ -125,11 +125,13 @@ class Summary:
         widths = Entries(told.entry("widths", dict), f"{place}: widths")
         if (kind := sites.entry("kind", str)) not in axes():
             raise UserError(f"{place}: sites: 'kind' is {kind!r}, it must be one of {', '.join(axes())}")
+        if not isinstance(cfgs := told.entry("cfgs", object), (list, dict)):
+            raise UserError(f"{place}: 'cfgs' is {type(cfgs).__name__}, not list or dict")
         dense, slim = (EvalResult.from_json(told.entry(name, dict), f"{place}: {name}") for name in ("dense", "slim"))
         if dense.parts.keys() != slim.parts.keys():
             raise UserError(f"{place}: the parts of the dense and the slim model differ")
         return cls(
-            cfgs=told.entry("cfgs", list),
+            cfgs=cfgs,
             widths={name: widths.whole(name, COUNT_OR_NONE) for name in widths.value},
             trial=None if told.entry("trial", object) is None else told.whole("trial", COUNT_OR_NONE),
             schedule=told.entry("schedule", str),

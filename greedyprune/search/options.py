@@ -140,6 +140,8 @@ class SearchOptions:
     amp: str = field(default="none", metadata={"choices": PRECISIONS})
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prune, tuple) or not all(isinstance(name, str) for name in self.prune):
+            raise UserError(f"option prune is {self.prune!r}; give a tuple of names of parts")
         for part in (self, self.steps, self.images, self.mend, self.attn, self.ffn):
             check_ranges(part, lambda name: f"option {name}")
             check_types(part, lambda name: f"option {name}")
@@ -203,7 +205,8 @@ class SearchOptions:
                     stored, whole = settings[each.name], each.default
                     nested = is_dataclass(whole)
                     values[each.name] = replace(whole, **stored) if nested else stored  # type: ignore[type-var]
-            return cls(**{**values, "prune": tuple(values.get("prune", ()))})
+            parts = values.get("prune")
+            return cls(**{**values, "prune": tuple(parts) if isinstance(parts, list) else parts})
         except (TypeError, UserError) as error:
             raise UserError(
                 f"{place}: its settings are no search's ({error}); start a new one (--study NAME)"

@@ -16,6 +16,7 @@ from greedyprune.search.phases.grow import GrowPhase
 from greedyprune.search.saving import Saving
 from greedyprune.search.workshop import Facts, Workshop
 from greedyprune.sites import Change, Site
+from greedyprune.study.refusals import REMEDY
 from greedyprune.study.trial import Baseline, Trial, last_held
 
 
@@ -120,6 +121,30 @@ def change_of(trial: Trial, trials: Sequence[Trial], workshop: Workshop) -> Chan
     kind = PHASES[trial.phase]
     phase = kind(workshop.options, ()) if issubclass(kind, GrowPhase) else kind(workshop.options)
     return phase.again(trial, trials, workshop)
+
+
+def check_trials(phases: Sequence[Phase], baseline: Baseline | None, trials: Sequence[Trial], place: str) -> None:
+    """Check that stored trials follow one another as the phases of a search make them.
+
+    Args:
+        phases: of the search.
+        baseline: the stored measurement of the dense model.
+        trials: in order.
+        place: the study, for messages.
+
+    Raises:
+        UserError: names the first trial that no such search has made.
+    """
+    known = {phase.name: phase for phase in phases}
+    for number, trial in enumerate(trials):
+        try:
+            if baseline is None:
+                raise UserError("is there, and the AP of the dense model is not")
+            if trial.phase not in known:
+                raise UserError(f"is of phase {trial.phase!r}, and this search has {', '.join(known)}")
+            known[trial.phase].check(trial, Story(baseline, trials[:number], 0.0, None))
+        except UserError as error:
+            raise UserError(f"{place}: trial {number}: {error}; {REMEDY}") from None
 
 
 def measured_baseline(evaluator: Evaluator) -> Baseline:

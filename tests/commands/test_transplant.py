@@ -2,17 +2,28 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from greedyprune.pruning.sites import list_sites
-from greedyprune.search.record import Proposal, Record
 
 from greedyprune import UserError, build_model, load_model
+from greedyprune.commands.prune import main as prune
 from greedyprune.commands.transplant import main, pick
+from greedyprune.data.splits import open_split
+from greedyprune.data.transforms import eval_transform
+from greedyprune.evaluation.evaluate import evaluate
+from greedyprune.families import family_of
 from greedyprune.models import ModelInfo, save_checkpoint
 from greedyprune.pruning.transplant import transplant
+from greedyprune.sites import AttentionSite, HiddenSite
+from greedyprune.study.reading import Reading, load_study
+from greedyprune.study.study import Study
+from greedyprune.study.trial import Baseline, Trial
+
+from ..evaluation.tiny_coco import write_tiny
+from ..helpers.tiny_search import QUICK, tiny_search
 
 SHAPE = {"hidden_dim": 32, "heads": 4, "enc_layers": 1, "dec_layers": 2, "ffn_dim": 40, "num_queries": 7}
 CFGS = "[[[16, 24]], [[8, 32, 8], [32, 12, 40]]]"
@@ -53,7 +64,7 @@ def test_widths_alone_make_a_slim_checkpoint_that_knows_its_shape(
             r"decoder layer 1: ffn width 48 is wider than the dense model's 40",
         ),
         ("[[[16, 24]], [[8, 32, 8]]]", r"1 decoder layers, the model has 2"),
-        ("[[16, 24], [[8, 32, 8], [32, 12, 40]]]", r"encoder layer 0 is 16"),
+        ("[[16, 24], [[8, 32, 8], [32, 12, 40]]]", r"2 encoder layers, the model has 1"),
         ("[[[16, 24]], [[8, 32, 8], [32, 12, 40]]", r"not a list"),
         ("__import__('os').abort()", r"not a list"),
     ],
@@ -74,19 +85,23 @@ def test_a_published_search_time_checkpoint_becomes_slim_by_its_masks(tmp_path: 
     state = {key.replace("layers.0.self_attn.", "layers.0.") if "encoder" in key else key: value
              for key, value in model.state_dict().items()}  # fmt: skip
     kept = {}
-    names = {"attn": 1, "self": 1, "cross": 2}
-    for site in list_sites(model):
-        mask = torch.zeros(1, 1, site.width)
+    selects = {"attn": 1, "self": 1, "cross": 2}
+    family = family_of(model)
+    for site in family.sites(model):
+        if site.part not in ("encoder", "decoder") or not isinstance(site, (AttentionSite, HiddenSite)):
+            continue
+        mask = torch.zeros(1, 1, site.full)
         width = 2 if site.groups > 1 else 11
         kept[site.name] = tuple(g * site.group_width + 1 + i for g in range(site.groups) for i in range(width))
         mask[..., list(kept[site.name])] = 0.25
-        select = names.get(site.kind, 2 if site.part == "encoder" else 3)
+        part, layer, kind = site.name.split(".")
+        select = selects.get(kind, 2 if part == "encoder" else 3)
         for name, values in (("a", mask), ("w", torch.rand_like(mask)), ("lsearch", mask * 0)):
-            state[f"transformer.{site.part}.layers.{site.layer}.select{select}.prune_{name}"] = values
+            state[f"transformer.{part}.layers.{layer}.select{select}.prune_{name}"] = values
     torch.save({"model": state, "args": argparse.Namespace(nheads=4, dim_feedforward=40)}, tmp_path / "search.pth")
     output = tmp_path / "slim.safetensors"
     assert main(["--resume", str(tmp_path / "search.pth"), "--output", str(output)]) == 0
-    slim, expected = load_model(output), transplant(model, kept)
+    slim, expected = load_model(output), transplant(family, model, kept)
     assert slim.widths == expected.widths
     with torch.inference_mode():
         assert torch.allclose(slim(IMAGE).logits, expected(IMAGE).logits, atol=1e-5)
@@ -105,8 +120,12 @@ def test_what_there_is_not_is_said(dense: Path, tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.glob("slim*"))
 
 
-def trial(phase: str, share: float, ap: float | None, holds: bool, flops: int) -> Record:
-    return Record(Proposal(phase, 0, share, 0.0, holds), {}, 0.5, ap, 0.98 * 0.5, 1, flops, 1, 1.0)
+def trial(phase: str, share: float, ap: float | None, holds: bool, flops: int) -> Trial:
+    return Trial(phase, 0, {}, share, holds, 0.5, ap, 0.98 * 0.5, 1, flops, 1, 1.0)
+
+
+def study(*trials: Trial) -> Reading:
+    return Reading("x", "study 'x'", {"map_tol": 0.02}, list(trials), Baseline(0.5, 0.5, 1, 1.0), {}, None)
 
 
 TRIALS = [
@@ -134,7 +153,7 @@ TRIALS = [
 )
 def test_a_trial_is_picked_by_number_tolerance_or_budget(asked: dict[str, float], number: int) -> None:
     args = argparse.Namespace(**{"trial": None, "map_tol": None, "target_flops": None} | asked)
-    assert pick(args, TRIALS, 0.02, 100.0) is TRIALS[number]
+    assert pick(args, study(*TRIALS), 100.0) is TRIALS[number]
 
 
 @pytest.mark.parametrize(
@@ -149,12 +168,12 @@ def test_a_trial_is_picked_by_number_tolerance_or_budget(asked: dict[str, float]
 def test_a_trial_that_is_not_there_is_refused_in_one_line(asked: dict[str, float], words: str) -> None:
     args = argparse.Namespace(**{"trial": None, "map_tol": None, "target_flops": None} | asked)
     with pytest.raises(UserError, match=words):
-        pick(args, TRIALS, 0.02, 100.0)
+        pick(args, study(*TRIALS), 100.0)
 
 
 def test_where_nothing_holds_the_dense_model_is_picked() -> None:
     args = argparse.Namespace(trial=None, map_tol=None, target_flops=None)
-    assert pick(args, [trial("budget", 0.5, 0.1, False, 50)], 0.02, 100.0) is None
+    assert pick(args, study(trial("budget", 0.5, 0.1, False, 50)), 100.0) is None
 
 
 @pytest.mark.parametrize(
@@ -187,3 +206,82 @@ def test_an_option_of_a_study_is_refused_where_there_is_none(
 def test_how_heads_leave_is_for_widths_alone(dense: Path) -> None:
     with pytest.raises(UserError, match="--whole_heads does nothing in this call: it is for --cfgs"):
         main(["--resume", str(dense), "--whole_heads"])
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    folder = tmp_path_factory.mktemp("tiny")
+    here = tiny_search(folder)
+    assert prune([*here, *QUICK["global"], "--output_dir", str(folder / "out")]) == 0
+    return here, folder / "out"
+
+
+def test_the_model_that_a_search_has_saved_is_read_and_not_mended_again(
+    searched: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, out = searched
+    monkeypatch.setattr("greedyprune.api.remake", None)
+    output = tmp_path / "slim.safetensors"
+    assert main([*here, "--db", str(out / "prune.db"), "--output", str(output)]) == 0
+    assert output.read_bytes() == (out / "slim.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_any_trial_is_made_again_by_its_number(number: int, searched: tuple[list[str], Path], tmp_path: Path) -> None:
+    here, out = searched
+    trials = load_study(str(out / "prune.db")).trials
+    output = tmp_path / "slim.safetensors"
+    words = ["--db", str(out / "prune.db"), "--trial", str(number), "--output", str(output)]
+    assert main([*here, *words]) == 0
+    slim = load_model(output)
+    assert slim.widths == slim.options.layout.check(trials[number].widths)
+    data = open_split(Path(here[3]), "val", slim.classes, eval_transform(48, 96))
+    assert evaluate(slim, data, latency_runs=0).accuracy["AP"] == pytest.approx(trials[number].full_map, abs=2e-3)
+
+
+def test_a_file_that_is_not_the_searchs_any_more_is_not_taken_for_it(
+    searched: tuple[list[str], Path], tmp_path: Path
+) -> None:
+    here, out = searched
+    folder = shutil.copytree(out, tmp_path / "out")
+    content = (folder / "slim.safetensors").read_bytes()
+    (folder / "slim.safetensors").write_bytes(Path(here[1]).read_bytes())
+    output = tmp_path / "slim.safetensors"
+    assert main([*here, "--db", str(folder / "prune.db"), "--output", str(output)]) == 0
+    assert output.read_bytes() == content
+
+
+@pytest.mark.parametrize("what", ["weights", "data", "not finished"])
+def test_what_the_search_did_not_run_on_is_refused(
+    what: str, searched: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, out = searched
+    words, db = list(here), out / "prune.db"
+    message = "searched other weights; give the dense checkpoint that it ran on"
+    if what == "weights":
+        model = load_model(here[1])
+        with torch.no_grad():
+            next(model.parameters()).add_(1.0)
+        save_checkpoint(model, tmp_path / "other.safetensors")
+        words[1] = str(tmp_path / "other.safetensors")
+    if what == "data":
+        message = "was made with other training images; give its --coco_path"
+        write_tiny(tmp_path / "data", 9, "train")
+        write_tiny(tmp_path / "data", 8, "val")
+        words[3] = str(tmp_path / "data")
+    if what == "not finished":
+        message, db = r"the search is not finished \(1 trials are done\)", tmp_path / "prune.db"
+        add, added = Study.add, []
+
+        def stop(study: Study, trial: Trial) -> None:
+            if added:
+                raise KeyboardInterrupt
+            added.append(trial)
+            add(study, trial)
+
+        monkeypatch.setattr(Study, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prune([*here, *QUICK["global"], "--output_dir", str(tmp_path)])
+    with pytest.raises(UserError, match=message):
+        main([*words, "--db", str(db), "--trial", "0", "--output", str(tmp_path / "slim.safetensors")])
+    assert not (tmp_path / "slim.safetensors").exists()

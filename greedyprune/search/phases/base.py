@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from greedyprune.errors import UserError
 from greedyprune.search.options import SearchOptions
 from greedyprune.sites import Change
 from greedyprune.study.trial import Baseline, Grown, Trial, last_held
@@ -107,6 +108,18 @@ class Phase(ABC):
     @abstractmethod
     def propose(self, ask: Ask, story: Story, workshop: "Workshop") -> Proposal:
         """The model that is asked for."""
+
+    def check(self, trial: Trial, story: Story) -> None:
+        """Check that a stored trial is one that this phase makes after those of the story.
+
+        Raises:
+            UserError: says what of it is not.
+        """
+        following = len(story.of(self.name))
+        if trial.step != following:
+            raise UserError(f"is {self.name} {trial.step}, where {self.name} {following} comes next")
+        if trial.grown is not None:
+            raise UserError(f"says that {trial.grown.site} grew, and in phase {self.name} nothing does")
 
     def again(self, trial: Trial, trials: Sequence[Trial], workshop: "Workshop") -> Change:
         """What makes the dense model into that of a trial of this phase."""

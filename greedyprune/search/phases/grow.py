@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from greedyprune.errors import UserError
 from greedyprune.pruning.growth import candidate_losses, grown
+from greedyprune.pruning.kinds import kind_of
 from greedyprune.pruning.kinds.channels import ChannelSite
 from greedyprune.pruning.transplant import KeptSets, kept_change
 from greedyprune.search.options import SearchOptions
@@ -71,6 +73,22 @@ class GrowPhase(Phase):
     def next(self, story: Story) -> Ask | None:
         done = len(position_of(story.baseline, story.trials).kept)
         return Ask(len(story.trials)) if done < len(self.order) else None
+
+    def check(self, trial: Trial, story: Story) -> None:
+        here, grew = position_of(story.baseline, story.trials), trial.grown
+        if len(here.kept) == len(self.order):
+            raise UserError("comes after the last site")
+        site = self.order[len(here.kept)]
+        if grew is None:
+            raise UserError(f"does not say what grew, where round {here.round} of {site.name} comes next")
+        if (grew.site, grew.round) != (site.name, here.round):
+            raise UserError(f"is round {grew.round} of {grew.site}, where round {here.round} of {site.name} comes next")
+        kind_of(site).check_kept(site, grew.kept)
+        if not set(here.growing) <= set(grew.kept):
+            raise UserError("keeps not all the channels of the round before it")
+        widths = {each.name: len(here.kept.get(each.name, range(each.full))) for each in self.order}
+        if trial.widths != widths | {site.name: len(grew.kept)}:
+            raise UserError(f"has other widths than the {len(grew.kept)} channels of {site.name} and the sites before")
 
     def propose(self, ask: Ask, story: Story, workshop: "Workshop") -> Proposal:
         here = position_of(story.baseline, story.trials)
