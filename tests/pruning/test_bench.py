@@ -13,6 +13,7 @@ from greedyprune.pruning.replay import Tape
 from greedyprune.pruning.transplant import shape_change
 from greedyprune.sites import Change, installed
 
+from ..helpers.detectors import KINDS
 from ..helpers.engine import GRID, PLENTY, Batches, Subject, bits, farthest, same_bits, subject, unchanged
 
 SITES = {
@@ -128,6 +129,18 @@ def test_a_change_before_the_origin_goes_through_the_images() -> None:
     for change in (late, ffn, backbone, late, ffn | late, NOTHING):
         pairs = zip(answers(images, change), slim_answers(one, batches, change), strict=True)
         assert all(farthest(*pair) < 1e-4 for pair in pairs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_queries_are_tried_one_after_another(kind: str) -> None:
+    one = subject(kind)
+    batches, site = one.batches(2), one.site("queries")
+    images = one.activations(batches, one.part("queries", "decoder"), last_only=True)
+    for width in (4, 7, 9, 3):
+        change = shape_change([site], one.model.state_dict(), {"queries": width})
+        for answer, slim in zip(answers(images, change), slim_answers(one, batches, change), strict=True):
+            assert answer.logits.shape[1] == width * site.copies
+            assert farthest(answer, slim.last()) < 1e-4
 
 
 def test_a_generator_that_ends_early_leaves_the_bench_as_it_was() -> None:
