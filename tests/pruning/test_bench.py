@@ -144,6 +144,17 @@ def test_numbers_of_queries_are_tried_one_after_another(kind: str) -> None:
             assert farthest(answer, slim.last()) < 1e-4
 
 
+@pytest.mark.parametrize("kind", ["dn_detr", "deformable", "dn deformable, two stages"])
+def test_layers_at_the_origin_leave_alone_and_together(kind: str) -> None:
+    one = subject(kind)
+    batches = one.batches(2)
+    images = one.activations(batches, one.part("encoder", "layers"))
+    for names in (("encoder.0", "encoder.1"), ("encoder.0",), ("encoder.1",), (), ("encoder.0", "encoder.1")):
+        change = change_of(one, *names)
+        pairs = zip(answers(images, change), slim_answers(one, batches, change), strict=True)
+        assert all(farthest(*pair) < 1e-4 for pair in pairs), names
+
+
 def try_any_changes(kind: str, number: int) -> None:
     """Changes of any sites, each made of the one before it."""
     one = subject(kind)
@@ -161,7 +172,7 @@ def try_any_changes(kind: str, number: int) -> None:
         for count, (answer, slim) in enumerate(
             zip(images.answers(change), slim_answers(one, batches, change), strict=False)
         ):
-            assert farthest(answer[0], slim) < 1e-4, widths
+            assert farthest(answer[0], slim) < 1e-3, widths
             if rng.random() < 0.2 and count == 0:
                 break
 
