@@ -109,7 +109,7 @@ class Bench:
         return self.place(differing(change, NOTHING))
 
     @contextmanager
-    def calling(self, place: Call, change: Change) -> Iterator[bool]:
+    def calling(self, place: Call | None, change: Change) -> Iterator[bool]:
         """Modules that are gone for a change on the bench are there from a place on, which may be the call of one.
 
         Gives whether there are any.
@@ -246,7 +246,7 @@ class Activations:
             replay = bench.replay(self.last_only, fast)
             index = 0
             while index < self.cached:  # others may take room in the meantime
-                answer = self._answer(replay, index, graph, whole)
+                answer = self._answer(replay, index, change, graph, whole)
                 yield self._start[index].values[INPUTS], answer, self._targets[index]
                 index += 1
             yield from self._from_images(index, graph)
@@ -310,12 +310,12 @@ class Activations:
             self._at[index] = tape
         return True
 
-    def _answer(self, replay: Replay, index: int, graph: bool, whole: bool) -> Answer:
+    def _answer(self, replay: Replay, index: int, change: Change, graph: bool, whole: bool) -> Answer:
         while True:
             tape = self._start[index] if whole else self._at[index]
             try:
                 if not whole and tape.place != self._place and self._place is not None and not self._full:
-                    with self.bench.calling(self._place, self._base) as others:
+                    with self.bench.calling(self._place, change) as others:
                         tape = (self.bench.replay(self.last_only) if others else replay).forwarded(tape, self._place)
                     self._full = not self._put(index, tape)
                 with torch.set_grad_enabled(graph), torch.inference_mode(not graph):
@@ -325,7 +325,8 @@ class Activations:
                 # The change reads something that the dense detector does not: from now on it is kept.
                 replay.demand(missing)
                 images, _ = next(self.batches.iterate(index))
-                self._renew(index, self._tape(self.bench.replay(self.last_only, fast=True), images))
+                with self.bench.calling(self.origin, change):
+                    self._renew(index, self._tape(self.bench.replay(self.last_only, fast=True), images))
 
     def _from_images(self, first: int, graph: bool) -> Iterator[tuple[Any, Answer, Targets]]:
         """Batches from the images themselves."""
