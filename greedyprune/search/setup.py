@@ -117,7 +117,7 @@ def searched_sites(family: Family, model: nn.Module, options: SearchOptions) -> 
             raise UserError(f"--prune {name}: a {family.name} has the parts {known}")
         parts.update(family.groups.get(name, (name,)))
     sites = [site for site in family.sites(model) if site.part in parts]
-    if options.schedule != "global":
+    if options.published:
         sites = [site for site in sites if isinstance(site, (AttentionSite, HiddenSite))]
         grown = {site.part for site in sites}
         for name in options.prune:
