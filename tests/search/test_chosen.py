@@ -1,12 +1,15 @@
+"""Which images a search works with, of data with and without objects."""
+
 import json
 
 import pytest
-from greedyprune.commands.calibration import calibration_ids, scoring_ids
 
 from greedyprune import UserError
 from greedyprune.commands.prune import main
 from greedyprune.data.coco import CocoDetection
 from greedyprune.models import save_checkpoint
+from greedyprune.search.options import SearchOptions
+from greedyprune.search.setup import Chosen
 
 from ..evaluation.tiny_coco import tiny_model, write_tiny
 
@@ -34,9 +37,10 @@ def search(folder, *words):
 
 def test_images_with_objects_score_and_those_without_calibrate(folder):
     keep(folder, "train", objects_of=range(10, 60, 10))
-    train = CocoDetection(folder, "train")
-    assert scoring_ids(train, 0, 0) == [10, 20, 30, 40, 50]
-    assert set(calibration_ids(train, [10, 20, 30, 40, 50], 0, 0)) == set(range(60, 250, 10))
+    train, val = CocoDetection(folder, "train"), CocoDetection(folder, "val")
+    chosen = Chosen.choose(SearchOptions(), val, train)
+    assert chosen.score == [10, 20, 30, 40, 50]
+    assert set(chosen.calibration) == set(chosen.others) == set(range(60, 250, 10))
 
 
 def test_a_search_calibrates_on_images_without_objects(folder, capsys):
@@ -54,5 +58,5 @@ def test_a_search_without_a_training_object_is_refused(folder, images):
 
 def test_a_search_without_validation_images_is_refused(folder):
     keep(folder, "val", images=0)
-    with pytest.raises(UserError, match=r"there are no images in .*val2017 to evaluate on"):
+    with pytest.raises(UserError, match=r"has no validation images"):
         search(folder)
