@@ -94,7 +94,11 @@ def load(path: str | Path) -> nn.Module:
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """A checkpoint that knows its shape, and that `load` reads with no further word."""
+    """A checkpoint that knows its shape, and that `load` reads with no further word.
+
+    Example:
+        >>> greedyprune.save(model, "slim.safetensors")
+    """
     family_of(model).save(model, Path(path))
 
 
@@ -107,6 +111,9 @@ def transplant(model: Model, kept: Mapping[str, Sequence[int]]) -> nn.Module:
 
     Raises:
         UserError: kept sets that do not fit the model.
+
+    Example:
+        >>> slim = greedyprune.transplant("dense.safetensors", {"encoder.0.ffn": range(64), "queries": range(40)})
     """
     module = _opened(model)
     return transplanting.transplant(family_of(module), module, kept)

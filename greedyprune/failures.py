@@ -45,7 +45,6 @@ _PROCESSES = ("can't start new thread", "Resource temporarily unavailable")
 _PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "TCPStore")
 _PEER_ERRORS = ("DistBackendError", "DistNetworkError", "DistStoreError")
 
-
 _flags: set[str] = set()
 
 

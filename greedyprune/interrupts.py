@@ -71,12 +71,12 @@ class Interrupts:
         if self.phase is not Phase.DEAF or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before, hook = {number: signal.getsignal(number) for number in SIGNALS}, sys.unraisablehook
         self.listen()
         try:
             yield
         finally:
-            self.phase, sys.unraisablehook = Phase.DEAF, sys.__unraisablehook__
+            self.phase, sys.unraisablehook = Phase.DEAF, hook
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -23,11 +23,15 @@ _PATIENCE = 5.0  # seconds that a tool which failed is given to leave
 
 def start(name: str, given: Mapping[str, Any]) -> NoReturn:
     """Load a command, run it and exit; see `entry.run_command`."""
+
+    def main() -> int:
+        command = importlib.import_module(f"greedyprune.commands.{name}")
+        interrupts.listen()
+        return command.main(**given)
+
     _open_streams()
-    command = importlib.import_module(f"greedyprune.commands.{name}")
-    interrupts.listen()
     try:
-        run(lambda: command.main(**given))
+        _finish(main)
     except SystemExit as end:
         if end.code:
             # What was interrupted in the middle may hold a lock that Python's own end waits for.
@@ -49,11 +53,15 @@ def run(main: Callable[[], int]) -> NoReturn:
     """
     _open_streams()
     with interrupts.heard():
-        code = _attempt(main)
-        for stream in (sys.stdout, sys.stderr):
-            if not _flushed(stream):  # Python would try once more, and complain
-                with contextlib.suppress(OSError):
-                    _lead_nowhere(stream.fileno())
+        _finish(main)
+
+
+def _finish(main: Callable[[], int]) -> NoReturn:
+    code = _attempt(main)
+    for stream in (sys.stdout, sys.stderr):
+        if not _flushed(stream):  # Python would try once more, and complain
+            with contextlib.suppress(OSError):
+                _lead_nowhere(stream.fileno())
     sys.exit(code)
 
 

@@ -52,7 +52,7 @@ def add_flags(
             nested: Any = kind
             add_flags(group, nested, unset=unset, defaults=told, pattern=field.metadata["flag"])
             continue
-        flag, text = f"--{flag_of(field, pattern)}", help_of.get(field.name, "").replace("%", "%%")
+        flag, text = f"--{flag_of(field, pattern)}", _shown(help_of.get(field.name, ""))
         if unset and field.default not in (None, ()) and "default:" not in text:
             text += f" (default: {(defaults or {}).get(field.name, field.default)})"
         if kind is bool:
@@ -117,3 +117,8 @@ def _attributes(options: type[Any]) -> dict[str, str]:
         entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section, re.MULTILINE)
         found |= {name: " ".join(text.split()).rstrip(".") for name, text in entries}
     return found
+
+
+def _shown(text: str) -> str:
+    """A docstring's line as help: what None stands for is the flag's default there."""
+    return text.replace("%", "%%").replace("`", "").replace("; None: ", "; default: ")

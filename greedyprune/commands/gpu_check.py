@@ -1,75 +1,101 @@
-"""Every check that needs a GPU, in one run: prints a table, exit code 1 if a check fails.
-
-Run it on the machine with the GPU, in the repository: python tools/gpu_check.py [--device cuda:0]
-"""
+"""`tools/gpu_check.py`: every check that needs a GPU, in one run on the machine that has it."""
 
 import argparse
 import copy
 import random
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
-from greedyprune.cli import DEMO_MODEL, Parser
-from greedyprune.errors import UserError
-from greedyprune.models import Criterion, Denoising, Detector, build_model, load_model, pad_images
-from greedyprune.models.deploy import deployed
+from greedyprune.cli import DEMO_MODEL, Parser, add_device_arguments, open_device
+from greedyprune.evaluation.evaluate import describe_device
+from greedyprune.families import family_of
+from greedyprune.models import Criterion, Denoising, build_model, load_model, pad_images
 from greedyprune.ops.built import find
 from greedyprune.ops.check import CASES, DTYPES, compare, implementations
-from greedyprune.ops.measure import FLAT, TOKENS, copy_rate, gathered, make_given
-from greedyprune.ops.measure import Given as Sampled
+from greedyprune.ops.measure import FLAT, TOKENS, Given, copy_rate, gathered, make_given
 from greedyprune.ops.measure import timed as timed_kernel
-from greedyprune.pruning.cut import cut_model
-from greedyprune.pruning.mend import mend
-from greedyprune.pruning.prefix import begin
-from greedyprune.pruning.scorers import Given, make_cuts
-from greedyprune.pruning.sites import list_sites
+from greedyprune.pruning.bench import Activations, Bench, Room, Targets
+from greedyprune.pruning.cutter import Cutter
+from greedyprune.pruning.kinds.channels import ChannelSite, channels_of
+from greedyprune.pruning.mend import Mender
+from greedyprune.pruning.scorers import given
 from greedyprune.pruning.transplant import masked, transplant
-from greedyprune.report import open_console
-from greedyprune.text import plain_text
+from greedyprune.report.console import open_console
 
 Row = tuple[str, str, bool]
+CHECKS = ("agreement", "closed_form", "compile", "training", "latency", "kernels")
+MEND_STEPS = 100
 
 
-def outputs_of(model: Detector, images: list[Tensor], amp: torch.dtype | None = None) -> Tensor:
-    """Logits and boxes of the last layer, `[B, Q, C + 4]` on the CPU."""
-    device = next(model.parameters()).device
+class Noise:
+    """One batch of images, without objects.
+
+    Args:
+        images: normalised images `[3, h, w]`.
+    """
+
+    def __init__(self, images: Sequence[Tensor]) -> None:
+        self.images, self.ids = images, range(len(images))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def iterate(self, first: int = 0) -> Iterator[tuple[Sequence[Tensor], Targets]]:
+        """The batch, once."""
+        if first == 0:
+            yield self.images, [{} for _ in self.images]
+
+
+def outputs_of(model: nn.Module, images: Sequence[Tensor], amp: torch.dtype | None = None) -> Tensor:
+    """Chances and boxes of the last layer, `[B, Q, C + 4]` on the CPU."""
+    family, device = family_of(model), next(model.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, amp or torch.bfloat16, enabled=amp is not None):
-        outputs = model([image.to(device) for image in images])
-    return torch.cat((outputs.logits.float().sigmoid(), outputs.boxes.float()), -1).cpu()
+        answer = family.answer(model, family.inputs(model, images), last_only=True)
+    return torch.cat((answer.link.chances(answer.logits.float()), answer.boxes.float()), -1).cpu()
 
 
 def worst(a: Tensor, b: Tensor) -> float:
+    """The largest difference."""
     return (a - b).abs().max().item()
 
 
-def random_kept(model: Detector) -> dict[str, tuple[int, ...]]:
+def channel_sites(model: nn.Module) -> list[ChannelSite]:
+    """The sites whose channels may leave, in every part of a detector."""
+    return [site for site in family_of(model).sites(model) if isinstance(site, ChannelSite)]
+
+
+def random_kept(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Some channels of every site, as many in each of its groups."""
     rng, kept = random.Random(0), {}
-    for site in list_sites(model):
-        width = rng.randint(1, site.group_width)
-        kept[site.name] = tuple(
-            sorted(
-                g * site.group_width + c for g in range(site.groups) for c in rng.sample(range(site.group_width), width)
-            )
-        )
+    for site in channel_sites(model):
+        units = site.group_width // site.unit
+        width = rng.randint(1, units)
+        chosen = [[group * units + unit for unit in rng.sample(range(units), width)] for group in range(site.groups)]
+        kept[site.name] = channels_of(site, torch.tensor(chosen))
     return kept
 
 
-def agreement(model: Detector, device: torch.device, images: list[Tensor]) -> list[Row]:
+def agreement(model: nn.Module, device: torch.device, images: Sequence[Tensor]) -> list[Row]:
     """The GPU against the CPU, slim against masked, mixed precision against plain."""
-    there = copy.deepcopy(model).to(device)
+    family, there = family_of(model), copy.deepcopy(model).to(device)
     reference = outputs_of(model, images)
     plain = outputs_of(there, images)
     kept = random_kept(model)
-    slim, off = transplant(there, kept), masked(there, kept)
+    slim, off = transplant(family, there, kept), masked(family, there, kept)
+    square = images[-1:]
+    height, width = square[0].shape[1:]
+    fixed = family.deployed(there, (height, width))
     rows = [
         ("float32 on the device = CPU", *_within(worst(reference, plain), 2e-3)),
-        ("deployed = plain", *_within(worst(outputs_of(deployed(there), images), plain), 2e-3)),
+        ("deployed = plain", *_within(worst(outputs_of(family.deployed(there), images), plain), 2e-3)),
+        ("deployed for one size = plain", *_within(worst(outputs_of(fixed, square), outputs_of(there, square)), 2e-3)),
         ("slim = masked", *_within(worst(outputs_of(slim, images), outputs_of(off, images)), 1e-4)),
         ("bf16 = float32", *_within(worst(outputs_of(there, images, torch.bfloat16), plain), 0.1)),
     ]
@@ -78,24 +104,27 @@ def agreement(model: Detector, device: torch.device, images: list[Tensor]) -> li
     return rows
 
 
-def closed_form(model: Detector, device: torch.device, images: list[Tensor]) -> list[Row]:
+def closed_form(model: nn.Module, device: torch.device, images: Sequence[Tensor], steps: int = MEND_STEPS) -> list[Row]:
     """Statistics, a cut to half the width and mending, all on the device: mended is nearer to dense than cut."""
-    dense = copy.deepcopy(model).to(device)
-    given = [image.to(device) for image in images]
-    with torch.no_grad():
-        prefixes = [begin(dense.features(given))]
-    sites = list_sites(dense)
-    cuts = make_cuts("basis", Given(dense, sites, lambda: [(prefix, []) for prefix in prefixes]))
-    half = {site.name: max(site.grain, site.width // 2 // site.grain * site.grain) for site in sites}
-    slim = cut_model(dense, cuts, half)
+    family, dense = family_of(model), copy.deepcopy(model).to(device)
+    sites = [site for site in channel_sites(dense) if site.part in family.searched]
+    batch = Noise([image.to(device) for image in images])
+    bench = Bench(family, dense, sites, batch)
+    seen = Activations(bench, batch, Room(sys.maxsize), last_only=False)
+    half = {site.name: max(site.least, site.full // 2 // site.grain * site.grain) for site in sites}
+    change = Cutter(given(seen, sites), "basis").change(half)
+    slim = family.slim(dense, change)
     answers = outputs_of(dense, images)
     before = worst(outputs_of(slim, images), answers)
-    seconds = timed(lambda: mend(dense, slim, prefixes, 100), device, 1)
+    started = time.perf_counter()
+    Mender(family, dense, slim, change, steps).on_cached(seen)
+    _wait(device)
+    seconds = time.perf_counter() - started
     after = worst(outputs_of(slim, images), answers)
-    return [("cut to half, mended", f"{before:.1e} to {after:.1e}, {seconds * 10:.0f} ms a step", after < before)]
+    return [("cut to half, mended", f"{before:.1e} to {after:.1e}, {seconds:.1f} s for {steps} steps", after < before)]
 
 
-def compilation(model: Detector, device: torch.device, images: list[Tensor]) -> list[Row]:
+def compilation(model: nn.Module, device: torch.device, images: Sequence[Tensor]) -> list[Row]:
     """torch.compile against plain."""
     there = copy.deepcopy(model).to(device)
     compiled = copy.deepcopy(there)
@@ -171,20 +200,20 @@ def kernels(device: torch.device) -> list[Row]:
     return rows
 
 
-def speed(module: Any, given: Sampled, rate: float) -> list[Row]:
+def speed(module: Any, sampled: Given, rate: float) -> list[Row]:
     """Encoder shape, batch 2: at least 2.5 times the plain kernel forward and 2 times backward. Then every other way to
     share out the channels, to tune by."""
-    arguments, device = (given.value, FLAT, given.locations, given.weights), given.value.device
+    arguments, device = (sampled.value, FLAT, sampled.locations, sampled.weights), sampled.value.device
     calls = {
-        "forward": (partial(module.forward, *arguments), gathered(given)[0], 2.5),
-        "backward": (partial(module.backward, given.grad, *arguments), gathered(given)[1], 2.0),
+        "forward": (partial(module.forward, *arguments), gathered(sampled)[0], 2.5),
+        "backward": (partial(module.backward, sampled.grad, *arguments), gathered(sampled)[1], 2.0),
     }
     rows = []
     for name, (call, amount, demand) in calls.items():
         plain, shipped = timed_kernel(partial(call, variant="plain"), device, 5), timed_kernel(call, device, 5)
         rows.append(
             (
-                f"{name}, {given.value.dtype}, {given.value.shape[3]} channels",
+                f"{name}, {sampled.value.dtype}, {sampled.value.shape[3]} channels",
                 f"{shipped * 1e3:.3f} ms, plain {plain * 1e3:.3f} ms: {plain / shipped:.1f} times; "
                 f"{amount / shipped / 1e9:.0f} GB/s, {amount / shipped / rate:.2f} of copying",
                 plain / shipped >= demand,
@@ -192,9 +221,11 @@ def speed(module: Any, given: Sampled, rate: float) -> list[Row]:
         )
         others = [
             f"{vector}/{group} {timed_kernel(partial(call, vector=vector, group=group), device, 3) * 1e3:.3f}"
-            for vector in (1, 2, 16 // given.value.element_size())
+            for vector in (1, 2, 16 // sampled.value.element_size())
             for group in (4, 8, 16, 32)
-            if given.value.shape[3] % vector == 0 and vector * group * 4 >= given.value.shape[3] and vector + group > 5
+            if sampled.value.shape[3] % vector == 0
+            and vector * group * 4 >= sampled.value.shape[3]
+            and vector + group > 5
         ]
         rows.append(("  channels a load / threads: ms", ", ".join(others), True))
     return rows
@@ -203,14 +234,17 @@ def speed(module: Any, given: Sampled, rate: float) -> list[Row]:
 def timed(call: Callable[[], object], device: torch.device, runs: int) -> float:
     """Seconds of a call, after one warm-up."""
     call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _wait(device)
     started = time.perf_counter()
     for _ in range(runs):
         call()
+    _wait(device)
+    return (time.perf_counter() - started) / runs
+
+
+def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / runs
 
 
 def kept_going(title: str, check: Callable[[], list[Row]]) -> list[Row]:
@@ -221,36 +255,43 @@ def kept_going(title: str, check: Callable[[], list[Row]]) -> list[Row]:
         return [(title, " ".join(f"{type(error).__name__}: {error}".split())[:200], False)]
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of `tools/gpu_check.py`."""
+    parser = Parser("Every check that needs a GPU, in one run. Exit code 1 if one fails.")
+    parser.add_argument("--checks", nargs="+", choices=CHECKS, default=CHECKS, help="which (default: all)")
+    add_device_arguments(parser, amp=False)
+    parser.set_defaults(device="cuda:0")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run every check and print the table.
+    """Run the checks and print the table.
+
+    Returns:
+        The exit code: 1 where a check does not hold.
 
     Raises:
-        UserError: there is no GPU.
+        UserError: there is no such device; `--device cpu` tries the checks that run there.
     """
-    parser: argparse.ArgumentParser = Parser(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--device", type=plain_text, default="cuda:0", metavar="NAME", help="what to check")
-    device = torch.device(parser.parse_args(argv).device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch sees no GPU here; run this where one is, or give --device cpu to try the script")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    args = parser().parse_args(argv)
+    device = open_device(args)
     torch.manual_seed(0)
     images = [torch.randn(3, 160, 128), torch.randn(3, 128, 160), torch.randn(3, 160, 160)]
     precisions = [None, torch.bfloat16, *([torch.float16] if device.type == "cuda" else [])]
     model = load_model(DEMO_MODEL)
-    checks: list[tuple[str, Callable[[], list[Row]]]] = [
-        ("agreement", lambda: agreement(model, device, images)),
-        ("closed form", lambda: closed_form(model, device, images)),
-        ("torch.compile", lambda: compilation(model, device, images)),
-        *((f"training, {amp or torch.float32}", partial(training, device, amp)) for amp in precisions),
-        ("latency", lambda: latency(device)),
-    ]
-    if device.type == "cuda":
-        checks.append(("kernels", lambda: kernels(device)))
-    rows = [row for title, check in checks for row in kept_going(title, check)]
-    table = Table(title=f"{name}, PyTorch {torch.__version__}", title_justify="left")
+    checks: dict[str, list[Callable[[], list[Row]]]] = {
+        "agreement": [lambda: agreement(model, device, images)],
+        "closed_form": [lambda: closed_form(model, device, images)],
+        "compile": [lambda: compilation(model, device, images)],
+        "training": [partial(training, device, amp) for amp in precisions],
+        "latency": [lambda: latency(device)],
+        "kernels": [lambda: kernels(device)] if device.type == "cuda" else [],
+    }
+    rows = [row for name in args.checks for check in checks[name] for row in kept_going(name, check)]
+    table = Table(title=f"{describe_device(device)}, PyTorch {torch.__version__}", title_justify="left")
     for column in ("check", "measured", "holds"):
-        table.add_column(column)
-    for check, measured, holds in rows:
-        table.add_row(check, measured, str(holds))
+        table.add_column(column, overflow="fold")
+    for title, measured, holds in rows:
+        table.add_row(title, measured, str(holds))
     open_console().print(table)
     return 0 if all(holds for _, _, holds in rows) else 1

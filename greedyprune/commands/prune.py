@@ -12,6 +12,7 @@ from greedyprune.cli import DEMO_MODEL, open_model
 from greedyprune.commands.datasets import open_dataset
 from greedyprune.commands.prune_needs import Call, check_needs
 from greedyprune.commands.prune_options import parser, search_options
+from greedyprune.entry import again, tool
 from greedyprune.errors import UserError
 from greedyprune.families import family_of
 from greedyprune.models.registry import MODELS, model_name
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
     sites = searched_sites(family_of(model), model, options)
     check_needs(Call(args, options, sites))
     study = f"prune-{options.schedule}" if args.study is None else args.study
-    command = shlex.join(["python", *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join([*again(), *(sys.argv[1:] if argv is None else argv)])
     val, train = (open_dataset(args, model, split) for split in ("val", "train"))
     with SearchDisplay(sites) as display:
         resources = Resources(args.cache_gb, args.num_workers, display.counting)
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
 
 
 def _draw(args: argparse.Namespace, options: SearchOptions, result: api.Result) -> None:
-    if options.schedule == "global":
+    if not options.published:
         target = (1 - options.map_tol) * result.baseline.full_map if options.budget is None else None
         write_front(result.front, args.output_dir / "pareto.png", target)
 
@@ -89,16 +90,16 @@ def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site
     console = open_console()
     console.print(site_table(sites, result.widths))
     console.print(comparison_table(summary))
-    if options.schedule == "global":
+    if not options.published:
         console.print(result.front.table())
-        print(f"drawn in {folder / 'pareto.png'}; tools/transplant.py --trial N makes one of them")
+        print(f"drawn in {folder / 'pareto.png'}; {tool('transplant')} --trial N makes one of them")
     spent = summary.spent
     print(f"{spent.image_forwards:,} image forwards in {duration(spent.seconds)}; files in {folder}")
     print("fine-tune and evaluate the slim model with")
     resume = f"--resume {shlex.quote(str(result.path))}"
     teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(str(args.resume))}"
     teacher += "" if args.key is None else f" --teacher_key {shlex.quote(args.key)}"
-    print(f"    python tools/train.py {resume} --teacher{teacher}")
-    print(f"    python tools/eval.py {resume}")
+    print(f"    {tool('train')} {resume} --teacher{teacher}")
+    print(f"    {tool('eval')} {resume}")
     print("--cfgs")
     print(json.dumps(summary.cfgs))

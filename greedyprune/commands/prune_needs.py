@@ -48,8 +48,8 @@ def _own(name: str) -> Need:
     return Need(text, lambda call: any(getattr(call.args, flag) is None for flag in flags))
 
 
-_GLOBAL = Need("it is for --schedule global", lambda call: call.options.schedule == "global")
-_GROWTH = Need("it is for --schedule gp and modular", lambda call: call.options.schedule != "global")
+_GLOBAL = Need("it is for --schedule global", lambda call: not call.options.published)
+_GROWTH = Need("it is for --schedule gp and modular", lambda call: call.options.published)
 _GP = Need("it is for --schedule gp", lambda call: call.options.schedule == "gp")
 _TOLERANCE = Need("--target_... takes the place of a tolerance", lambda call: call.options.budget is None)
 _MENDING = Need("nothing is mended (--mend_steps 0 or --mends 0)", lambda call: call.options.mends)
@@ -87,7 +87,7 @@ NEEDS: Mapping[str, tuple[Need, ...]] = {
     "scorer": (
         Need(
             "it is for --schedule global, the others grow sites by the exact score",
-            lambda call: call.options.schedule == "global" or call.options.scorer == "exact",
+            lambda call: not call.options.published or call.options.scorer == "exact",
         ),
     ),
     "refit": (_GLOBAL,),

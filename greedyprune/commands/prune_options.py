@@ -15,6 +15,7 @@ from greedyprune.cli import (
 from greedyprune.commands.flags import add_flags, from_flags
 from greedyprune.errors import UserError
 from greedyprune.ranges import COUNT_OR_NONE
+from greedyprune.search.cost import COUNTED
 from greedyprune.search.options import BUDGET, COSTS, GrowthOptions, SearchOptions
 from greedyprune.text import file_path, plain_text
 
@@ -35,12 +36,13 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     add_model_arguments(parser)
     group = parser.add_argument_group("what is asked for")
     add_flags(group, SearchOptions, only=("map_tol",), unset=True)
+    names = _NAMES | {name: each.label for name, each in COUNTED.items()}
     for cost in COSTS:
         group.add_argument(
             f"--target_{cost}",
             type=BUDGET.parse,
             metavar="SHARE",
-            help=f"the best AP with this share of the dense model's {_NAMES[cost]}, instead of the least for --map_tol",
+            help=f"the best AP with this share of the dense model's {names[cost]}, instead of the least for --map_tol",
         )
     add_flags(group, SearchOptions, only=("cost",), unset=True, defaults={"cost": "flops, or that of --target_..."})
     group.add_argument(
@@ -123,7 +125,7 @@ def search_options(args: argparse.Namespace, schedule: str) -> SearchOptions:
         raise UserError(f"--target_{given[0]} and --cost {args.cost} name two costs; leave out --cost")
     cost = given[0] if given else args.cost or "flops"
     options = from_flags(SearchOptions, args, cost=cost, budget=budgets[cost], schedule=args.schedule or schedule)
-    if options.schedule == "global":
+    if not options.published:
         return options
     kinds: dict[str, Any] = {}
     for kind in ("attn", "ffn"):

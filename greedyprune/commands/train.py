@@ -27,6 +27,7 @@ from greedyprune.commands.flags import add_flags, from_flags
 from greedyprune.data.cache import demo_data
 from greedyprune.data.splits import data_classes
 from greedyprune.data.transforms import train_transform
+from greedyprune.entry import again
 from greedyprune.errors import UserError
 from greedyprune.files import file_hash
 from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_model
@@ -64,9 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Stopped as stopped:
             if not world.main:
                 return 130
-            command = shlex.join([sys.argv[0], *(sys.argv[1:] if argv is None else argv)])
-            starter = f"torchrun --nproc_per_node {os.environ['LOCAL_WORLD_SIZE']}" if world.size > 1 else "python"
-            raise KeyboardInterrupt(f"{stopped}; to go on: {starter} {command}") from None
+            words = (
+                again() if world.size == 1 else again("torchrun", "--nproc_per_node", os.environ["LOCAL_WORLD_SIZE"])
+            )
+            command = shlex.join([*words, *(sys.argv[1:] if argv is None else argv)])
+            raise KeyboardInterrupt(f"{stopped}; to go on: {command}") from None
         if world.main:
             _report(position, run.output_dir)
     return 0

@@ -156,7 +156,7 @@ def _searched(args: argparse.Namespace, model: Detector) -> tuple[nn.Module, nn.
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")
     study = load_study(str(DEFAULT_DB) if args.db is None else args.db, args.study)
     options = SearchOptions.of_settings(study.settings, study.place)
-    if options.schedule != "global":
+    if options.published:
         why = f"it is for a study of --schedule global, this one is of {options.schedule}"
         _refuse(args, why, ("trial", "map_tol", "target_flops"))
     if study.result is None:

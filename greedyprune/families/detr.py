@@ -108,7 +108,10 @@ class DetrFamily(Family):
     def shown(self, model: nn.Module, inputs: Any, module: str, output: Tensor) -> Tensor | None:
         images: ImageBatch = inputs
         detector = _detector(model)
-        if images.padding is None or module.startswith("transformer.decoder"):
+        decoder = "transformer.decoder"
+        # The box head after those of the layers makes proposals of the encoder's tokens; all others see queries.
+        proposes = module.startswith(f"{decoder}.bbox_embed.{len(detector.transformer.decoder.layers)}.")
+        if images.padding is None or (module.startswith(f"{decoder}.") and not proposes):
             return None
         if output.dim() == 4:
             found = detector.feature_extractor.padding(images, output.shape[-2:])

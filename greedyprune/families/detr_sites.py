@@ -92,9 +92,16 @@ def _queries(model: Detector) -> Site:
         settings=() if tables else (Setting("", "num_proposals"),),
         queries=True,
         copies=1 if patterns is None else len(patterns.weight),
-        # Proposals are embedded before the decoder is called.
-        begins="transformer.decoder" if tables else "transformer.positions",
+        begins=_first_of_queries(model),
     )
+
+
+def _first_of_queries(model: Detector) -> str:
+    """The first module that sees the queries: learned ones tell their points, and proposals are embedded."""
+    if not model.query_tables:
+        return "transformer.positions"
+    points = isinstance(getattr(model.transformer, "reference_points", None), nn.Module)
+    return "transformer.reference_points" if points else "transformer.decoder"
 
 
 def _linear(prefix: str, role: str, *spaces: int) -> tuple[Slice, Slice]:

@@ -109,7 +109,7 @@ class Bench:
         return self.place(differing(change, NOTHING))
 
     @contextmanager
-    def calling(self, place: Call, change: Change) -> Iterator[bool]:
+    def calling(self, place: Call | None, change: Change) -> Iterator[bool]:
         """Modules that are gone for a change on the bench are there from a place on, which may be the call of one.
 
         Gives whether there are any.
@@ -220,14 +220,18 @@ class Activations:
             change: what is tried; it is on the bench while this is gone through.
             graph: keep the graphs of the answers.
         """
-        for _, answer, targets in self.passes(change, graph):
+        for _, answer, targets in self._passes(change, graph, whole=graph):
             yield answer, targets
 
     def passes(self, change: Change = NOTHING, graph: bool = False) -> Iterator[tuple[Any, Answer, Targets]]:
         """The same, with the inputs of each batch, of which only what the rest of the pass reads has numbers.
 
-        With graphs every pass starts at the origin, so that whoever listens to submodules hears all calls after it.
+        Every pass starts at the origin, so that whoever listens to submodules hears all calls after it.
         """
+        return self._passes(change, graph, whole=True)
+
+    def _passes(self, change: Change, graph: bool, whole: bool) -> Iterator[tuple[Any, Answer, Targets]]:
+        """Passes from the origin, or from as far as the change lets them; those with graphs are whole."""
         self.fill()
         bench = self.bench
         bench.image_forwards += len(self)
@@ -235,14 +239,14 @@ class Activations:
             if bench.before(bench.felt(change), self.origin):
                 yield from self._from_images(0, graph)
                 return
-            if not graph:
+            if not whole:
                 self._turn(change)
             # Convolutions are worth it: their norms are folded into them.
             fast = not graph and any(tensor.dim() == 4 for tensor in change.standing().values())
             replay = bench.replay(self.last_only, fast)
             index = 0
             while index < self.cached:  # others may take room in the meantime
-                answer = self._answer(replay, index, graph)
+                answer = self._answer(replay, index, change, graph, whole)
                 yield self._start[index].values[INPUTS], answer, self._targets[index]
                 index += 1
             yield from self._from_images(index, graph)
@@ -306,12 +310,12 @@ class Activations:
             self._at[index] = tape
         return True
 
-    def _answer(self, replay: Replay, index: int, graph: bool) -> Answer:
+    def _answer(self, replay: Replay, index: int, change: Change, graph: bool, whole: bool) -> Answer:
         while True:
-            tape = self._start[index] if graph else self._at[index]
+            tape = self._start[index] if whole else self._at[index]
             try:
-                if not graph and tape.place != self._place and self._place is not None and not self._full:
-                    with self.bench.calling(self._place, self._base) as others:
+                if not whole and tape.place != self._place and self._place is not None and not self._full:
+                    with self.bench.calling(self._place, change) as others:
                         tape = (self.bench.replay(self.last_only) if others else replay).forwarded(tape, self._place)
                     self._full = not self._put(index, tape)
                 with torch.set_grad_enabled(graph), torch.inference_mode(not graph):
@@ -321,7 +325,8 @@ class Activations:
                 # The change reads something that the dense detector does not: from now on it is kept.
                 replay.demand(missing)
                 images, _ = next(self.batches.iterate(index))
-                self._renew(index, self._tape(self.bench.replay(self.last_only, fast=True), images))
+                with self.bench.calling(self.origin, change):
+                    self._renew(index, self._tape(self.bench.replay(self.last_only, fast=True), images))
 
     def _from_images(self, first: int, graph: bool) -> Iterator[tuple[Any, Answer, Targets]]:
         """Batches from the images themselves."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from greedyprune.pruning.bench import NOTHING, Activations
 from greedyprune.pruning.kinds import kind_of
 from greedyprune.pruning.kinds.channels import ChannelSite
-from greedyprune.pruning.scorers.labels import loss_of
+from greedyprune.pruning.labels import loss_of
 from greedyprune.sites import Change
 
 

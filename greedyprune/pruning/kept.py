@@ -27,11 +27,14 @@ def kept_from_scores(site: ChannelSite, scores: Tensor, width: int) -> tuple[int
 def kept_by_magnitude(sites: Sequence[Site], state: Mapping[str, Tensor], widths: Widths) -> KeptSets:
     """Kept sets for people who have only the widths: channels by `magnitudes`, and the first items of counts."""
     kept: KeptSets = {}
+    gone = {site.name for site in sites if widths.get(site.name, site.full) == 0}
     for site in sites:
         width = widths.get(site.name, site.full)
-        if isinstance(site, (AttentionSite, HiddenSite)) and width:
+        if width == site.full or site.inside in gone:
+            continue
+        if isinstance(site, (AttentionSite, HiddenSite)):
             kept[site.name] = kept_from_scores(site, magnitudes(site, state), width)
-        elif width < site.full:
+        else:
             kept[site.name] = tuple(range(width))
     return kept
 

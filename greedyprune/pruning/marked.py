@@ -103,7 +103,7 @@ class Marked(Tensor):
         met: list[Marked] = []
 
         def plain(tensor: Tensor) -> Tensor:
-            if isinstance(tensor, cls):
+            if isinstance(tensor, Marked):
                 met.append(tensor)
                 return tensor.plain()
             return tensor

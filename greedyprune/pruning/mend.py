@@ -197,11 +197,14 @@ class Mender:
 
     def _after(self, images: Batch, origin: Call | None) -> list[str]:
         """The names of the parameters of modules that are called from the origin on."""
-        order = Order(self.model, self.slim.forward, self.family.inputs(self.model, images))
+        inputs = self.family.inputs(self.model, images)
+        called, dense = (Order(model.model, model.forward, inputs) for model in (self.slim, self.dense))
+        # The slim model may not have the call any more that the origin is named by.
+        early = {call for call in dense.starts if dense.before(call, origin)}
         names = []
         for name, parameter in self.model.named_parameters():
-            place = order.first([name.rpartition(".")[0]])
-            if parameter.is_floating_point() and place is not None and not order.before(place, origin):
+            place = called.first([name.rpartition(".")[0]])
+            if parameter.is_floating_point() and place is not None and place not in early:
                 names.append(name)
         return names
 

@@ -206,17 +206,20 @@ class Replay:
         began: Callable[[Call], None] | None = None,
         ended: Callable[[Call, Any], None] | None = None,
     ) -> Any:
-        place = tape.place
+        place, left = tape.place, dict(values)
 
         def start(call: Call) -> None:
             # A layer that is skipped is never called: then what runs after it shows that the place is behind.
-            if not state.live and call not in values and (call == place or not _holds(call[0], place)):
+            if not state.live and call not in left and (call == place or not _holds(call[0], place)):
                 state.live = True
+                # What is called after the place is another call, even if one before it had its number: without a
+                # layer the numbers are others.
+                left.clear()
             if began is not None:
                 began(call)
 
         state.begin(place is None)
-        with heard(self.model, values, tape.inside, start, ended):
+        with heard(self.model, left, tape.inside, start, ended):
             return self.forward(values[INPUTS])
 
     def _filled(self, tape: Tape) -> tuple[Pass, dict[Call, Any]]:

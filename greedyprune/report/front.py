@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greedyprune.report.console import add_columns, count
+from greedyprune.search.cost import COUNTED
 from greedyprune.study.trial import Baseline, Trial
 from greedyprune.text import printable
 
@@ -50,6 +51,11 @@ AXES = {
     "params": Axis("parameters", count),
     "latency": Axis("time", lambda ms: f"{ms:.4g} ms", " for a batch, the sites' own measured times added up"),
 }
+
+
+def axes() -> dict[str, Axis]:
+    """How every cost is written that is known now, by name."""
+    return AXES | {name: Axis(each.label, each.format) for name, each in COUNTED.items()}
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Front:
     @property
     def axis(self) -> Axis:
         """How costs are written."""
-        return AXES[self.kind]
+        return axes()[self.kind]
 
     @property
     def dense(self) -> Point:

@@ -11,7 +11,7 @@ from greedyprune.errors import UserError
 from greedyprune.evaluation.result import EvalResult
 from greedyprune.files import atomic_write
 from greedyprune.ranges import AMOUNT, COUNT_OR_NONE
-from greedyprune.report.front import AXES
+from greedyprune.report.front import axes
 from greedyprune.study.trial import Baseline, Trial
 
 RESULT, CFGS = "result.json", "cfgs.json"
@@ -123,8 +123,8 @@ class Summary:
         told = Entries(value, place)
         sites = Entries(told.entry("sites", dict), f"{place}: sites")
         widths = Entries(told.entry("widths", dict), f"{place}: widths")
-        if (kind := sites.entry("kind", str)) not in AXES:
-            raise UserError(f"{place}: sites: 'kind' is {kind!r}, it must be one of {', '.join(AXES)}")
+        if (kind := sites.entry("kind", str)) not in axes():
+            raise UserError(f"{place}: sites: 'kind' is {kind!r}, it must be one of {', '.join(axes())}")
         if not isinstance(cfgs := told.entry("cfgs", object), (list, dict)):
             raise UserError(f"{place}: 'cfgs' is {type(cfgs).__name__}, not list or dict")
         dense, slim = (EvalResult.from_json(told.entry(name, dict), f"{place}: {name}") for name in ("dense", "slim"))

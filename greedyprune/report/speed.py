@@ -155,7 +155,7 @@ def order_table(orders: Iterable[OrderTime]) -> Table:
 def part_table(parts: Iterable[PartTime]) -> Table:
     """Where the time goes, for one image."""
     table = Table(title="where the time goes, milliseconds an image")
-    add_columns(table, "part", "")
+    add_columns(table, "part", "ms")
     for part in parts:
         table.add_row(part.part, f"{part.milliseconds:.2f}")
     return table

@@ -13,6 +13,7 @@ from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES
 from greedyprune.evaluation.result import Costs, EvalResult
 from greedyprune.report.console import add_columns, count, milliseconds, number, open_console
 from greedyprune.report.result import Summary
+from greedyprune.search.cost import COUNTED
 from greedyprune.sites import Site, Widths
 from greedyprune.text import printable
 
@@ -75,8 +76,9 @@ class ComparedRow:
 
     def cells(self) -> tuple[str, str, str]:
         """Before, after and the change, in words."""
-        cost = self.quantity in _FORMATS
-        written = _FORMATS.get(self.quantity, number)
+        formats = _FORMATS | {each.label: each.format for each in COUNTED.values()}
+        cost = self.quantity in formats
+        written = formats.get(self.quantity, number)
         change = "-" if self.change is None else f"{self.change:+.1%}" if cost else f"{self.change:+.4f}"
         return written(self.dense), written(self.slim), change
 
@@ -126,7 +128,8 @@ def compared_rows(summary: Summary) -> list[ComparedRow]:
         ("multiply-adds", lambda cost: cost.flops),
         ("latency, median", lambda cost: None if cost.latency is None else cost.latency.median),
     ]
-    saved = ComparedRow(_QUANTITIES[sites.kind], "sites", sites.dense, sites.slim)
+    labels = _QUANTITIES | {name: each.label for name, each in COUNTED.items()}
+    saved = ComparedRow(labels[sites.kind], "sites", sites.dense, sites.slim)
     rows = []
     for quantity, of in costs:
         for part, before, after in _parts(dense, slim):

@@ -1,15 +1,46 @@
 """Parameters and multiply-adds of proposals, in the deployed form, from their widths alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
 from greedyprune.families.base import Family
 from greedyprune.pruning.transplant import shape_change
+from greedyprune.search.options import COSTS
 from greedyprune.sites import AttentionSite, HiddenSite, Site, Widths, installed
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A cost that is counted on a model without memory or arithmetic (on PyTorch's `meta` device).
+
+    Attributes:
+        label: what tables and plots call it.
+        count: from the family, the model, and height and width of an image in pixels.
+        format: a cost with its unit.
+    """
+
+    label: str
+    count: Callable[[Family, nn.Module, tuple[int, int]], float]
+    format: Callable[[float], str] = "{:.4g}".format
+
+
+COUNTED: dict[str, Counted] = {}  # those that were registered, beside multiply-adds and parameters
+
+
+def register(name: str, counted: Counted) -> None:
+    """Make a cost known, by the name that `--cost` and `SearchOptions.cost` take.
+
+    Raises:
+        ValueError: there is one of that name.
+    """
+    if name in COSTS:
+        raise ValueError(f"there is a cost {name} already")
+    COUNTED[name] = counted
+    COSTS.append(name)
 
 
 @dataclass(frozen=True)
@@ -19,14 +50,16 @@ class Cost:
     Attributes:
         params: parameters.
         flops: multiply-adds.
+        others: those that were registered, by name.
     """
 
     params: int
     flops: int
+    others: Mapping[str, float] = field(default_factory=dict)
 
-    def of(self, kind: str) -> int:
-        """The one that is asked for, `params` or `flops`."""
-        return self.params if kind == "params" else self.flops
+    def of(self, kind: str) -> float:
+        """The one that is asked for: `params`, `flops`, or the name of another."""
+        return {"params": self.params, "flops": self.flops, **self.others}[kind]
 
 
 class CostModel:
@@ -63,7 +96,8 @@ class CostModel:
                 params = count_parameters(self.family, self._shape)[WHOLE]
                 fast = self.family.deployed(self._shape, self.size, self._constant)
                 flops = count_flops(self.family, fast, self.size)[WHOLE]
-                self._known[key] = Cost(params, flops)
+                others = {n: each.count(self.family, self._shape, self.size) for n, each in COUNTED.items()}
+                self._known[key] = Cost(params, flops, others)
         return self._known[key]
 
     def alone(self, name: str, width: int, kind: str) -> float:

@@ -11,8 +11,9 @@ from greedyprune.ranges import Count, CountOrNone, Range, Seed, ShareBelowOne, c
 from greedyprune.sites import AttentionSite, CountSite, HiddenSite, Site
 
 VERSION = 1  # of what studies store
-SCHEDULES = ("global", "gp", "modular")
-COSTS = ("flops", "params", "latency")
+PUBLISHED = ("gp", "modular")
+SCHEDULES = ["global", *PUBLISHED]  # `phases.register` and `cost.register` add to these
+COSTS = ["flops", "params", "latency"]
 SAMPLERS = ("tpe", "nsgaii")
 PRECISIONS = ("none", "bf16", "fp16")
 BUDGET = Range(float, 0, 1, below=True, above=True)
@@ -148,6 +149,11 @@ class SearchOptions:
                 value, choices = getattr(part, each.name), each.metadata.get("choices")
                 if choices and value not in choices:
                     raise UserError(f"option {each.name} is {value!r}; choose one of {', '.join(choices)}")
+
+    @property
+    def published(self) -> bool:
+        """Whether sites grow one after another, as published."""
+        return self.schedule in PUBLISHED
 
     @property
     def mends(self) -> bool:

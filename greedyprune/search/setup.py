@@ -90,10 +90,10 @@ class Chosen:
                 f"no training image in {train.folder} has an object, and a search scores on such; annotate some, or "
                 "give other data as --coco_path"
             )
-        wanted = images.score_images or (64 if options.schedule == "global" else 16)
+        wanted = images.score_images or (16 if options.published else 64)
         score = subset_ids(labelled, wanted, seed)
         others = sorted(set(train.image_ids) - set(score))
-        if options.schedule == "global" and not others:
+        if not options.published and not others:
             raise UserError(
                 f"all {len(score)} training images measure damage, none is left to calibrate on: "
                 "give a smaller --score_images"
@@ -109,7 +109,7 @@ def searched_sites(family: Family, model: nn.Module, options: SearchOptions) -> 
     Raises:
         UserError: a part that the detector does not have, or one without sites.
     """
-    published = family.published if options.schedule in ("gp", "modular") else family.searched
+    published = family.published if options.published else family.searched
     parts: set[str] = set() if options.prune else set(published)
     for name in options.prune:
         if name not in family.parts and name not in family.groups:
@@ -117,7 +117,7 @@ def searched_sites(family: Family, model: nn.Module, options: SearchOptions) -> 
             raise UserError(f"--prune {name}: a {family.name} has the parts {known}")
         parts.update(family.groups.get(name, (name,)))
     sites = [site for site in family.sites(model) if site.part in parts]
-    if options.schedule != "global":
+    if options.published:
         sites = [site for site in sites if isinstance(site, (AttentionSite, HiddenSite))]
         grown = {site.part for site in sites}
         for name in options.prune:
@@ -185,7 +185,7 @@ def open_workshop(
 
     # In the order of how often they are needed.
     rest = sorted(set(chosen.full) - set(chosen.subset))
-    published = options.schedule != "global"
+    published = options.published
     scored = batches(chosen.train, chosen.score, options.batch_size, "scoring images")
     bench = Bench(family, model, sites, scored)
     scoring = Activations(bench, scored, room, last_only=not published)

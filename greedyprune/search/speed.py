@@ -23,11 +23,11 @@ from greedyprune.pruning.bench import NOTHING, Activations, Bench, Room, Targets
 from greedyprune.pruning.growth import candidate_losses
 from greedyprune.pruning.kinds import kind_of
 from greedyprune.pruning.kinds.channels import ChannelSite
+from greedyprune.pruning.labels import loss_of
 from greedyprune.pruning.marked import Call
 from greedyprune.pruning.replay import Tape
 from greedyprune.pruning.scorers import given
 from greedyprune.pruning.scorers.exact import candidate_count
-from greedyprune.pruning.scorers.labels import loss_of
 from greedyprune.sites import Change, installed
 
 T = TypeVar("T")

@@ -134,10 +134,6 @@ class Site:
         off[self.units(kept)] = False
         return off
 
-    def grid(self, step: int) -> list[int]:
-        """Every value at steps from the least one, and the full one, ascending."""
-        return [*range(max(self.least, step), self.full, step), self.full]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSite(Site):

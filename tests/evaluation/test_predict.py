@@ -5,9 +5,10 @@ from greedyprune import UserError, build_model
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.predict import predict_detections
 from greedyprune.families import family_of
-from greedyprune.models import ModelInfo, postprocess
+from greedyprune.models import ModelInfo
 
-INFO = ModelInfo(("a", "b", "c"), (3, 7, 40), 32, 64)
+IDS = (3, 7, 40)
+INFO = ModelInfo(("a", "b", "c"), IDS, 32, 64)
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +31,22 @@ def loader():
     ]
 
 
-def found_by(model, loader, **options):
-    """Detections by the model's own ids, unless they are said to be others."""
-    return predict_detections(family_of(model), model, loader, **{"category_ids": INFO.category_ids, **options})
+def found(model, loader, **how):
+    return predict_detections(family_of(model), model, loader, **{"category_ids": IDS, **how})
 
 
-def test_rows_hold_what_postprocess_gives_in_the_data_sets_own_ids(model, loader):
-    rows = found_by(model, loader, top_k=5).rows()
+def test_rows_hold_what_the_family_finds_in_the_data_sets_own_ids(model, loader):
+    rows = found(model, loader, top_k=5).rows()
     assert [row["image_id"] for row in rows] == [0] * 5 + [1] * 5 + [10] * 5
-    model.eval()
+    family = family_of(model)
+    images, targets = loader[0]
     with torch.no_grad():
-        images, targets = loader[0]
-        results = postprocess(model(images), torch.stack([target["size"] for target in targets]), 5)
+        answer = family.answer(model.eval(), family.inputs(model, images))
+        results = family.detections(model, answer, torch.stack([target["size"] for target in targets]), 5)
     for row, score, label, box in zip(rows[5:10], *(results[1][k] for k in ("scores", "labels", "boxes")), strict=True):
         x0, y0, x1, y1 = box.tolist()
         assert row["score"] == score.item()
-        assert row["category_id"] == INFO.category_ids[label]
+        assert row["category_id"] == IDS[label]
         assert row["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=1e-4)
 
 
@@ -56,8 +57,8 @@ def test_labels_are_the_category_ids_of_a_model_that_has_none(loader):
 
 
 def test_detections_of_labels_that_the_data_lack_are_left_out(model, loader):
-    every = found_by(model, loader, top_k=18)
-    some = found_by(model, loader, top_k=18, category_ids=(5, None, 0))
+    every = found(model, loader, top_k=18)
+    some = found(model, loader, top_k=18, category_ids=(5, None, 0))
     kept = every.category_ids != 7
     assert 0 < kept.sum() < len(every)
     assert (some.scores == every.scores[kept]).all()
@@ -67,28 +68,28 @@ def test_detections_of_labels_that_the_data_lack_are_left_out(model, loader):
 
 def test_the_models_mode_is_what_it_was(model, loader):
     model.train()
-    found_by(model, loader)
+    found(model, loader)
     assert model.training
 
 
 def test_mixed_precision_gives_nearly_the_same_scores(model, loader):
-    exact = found_by(model, loader, top_k=18)
-    mixed = found_by(model, loader, top_k=18, amp="bf16")
+    exact = found(model, loader, top_k=18)
+    mixed = found(model, loader, top_k=18, amp="bf16")
     assert mixed.scores != pytest.approx(exact.scores, abs=1e-9)
     assert mixed.scores == pytest.approx(exact.scores, abs=0.02)
 
 
 def test_an_unknown_precision_is_refused(model, loader):
     with pytest.raises(UserError, match="--amp 'int8' is unknown"):
-        found_by(model, loader, amp="int8")
+        found(model, loader, amp="int8")
 
 
 def test_no_images_give_no_detections(model):
-    assert found_by(model, []).rows() == []
+    assert found(model, []).rows() == []
 
 
 def test_rows_and_arrays_are_the_same_detections(model, loader):
-    found = found_by(model, loader)
-    again = Detections.from_rows(found.rows())
-    assert again.rows() == found.rows()
-    assert Detections.concat([found[:4], found[4:]]).rows() == found.rows()
+    these = found(model, loader)
+    again = Detections.from_rows(these.rows())
+    assert again.rows() == these.rows()
+    assert Detections.concat([these[:4], these[4:]]).rows() == these.rows()

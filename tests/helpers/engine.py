@@ -87,7 +87,11 @@ def subject(kind: str = "dn_detr", **options: Any) -> Subject:
     if kind == GRID:
         torch.manual_seed(2)
         return Subject(GridFamily(), GridDetector(**options).eval(), [IMAGES[0], IMAGES[0].flip(2)])
-    return Subject(DetrFamily(), detector(kind, **options), IMAGES)
+    model = detector(kind, **options)
+    if isinstance(model.input_proj, nn.Conv2d):  # without a norm after it
+        with torch.no_grad():
+            model.input_proj.weight.mul_(1e-3)  # tokens of thousands would leave the encoder no gradients
+    return Subject(DetrFamily(), model, IMAGES)
 
 
 def farthest(one: Answer, other: Answer) -> float:

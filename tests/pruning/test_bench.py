@@ -1,5 +1,6 @@
 """What is cached of images changes how long answers take, and nothing else."""
 
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -8,11 +9,13 @@ from torch import nn
 
 from greedyprune.answer import Answer
 from greedyprune.pruning.bench import NOTHING, Activations, Room
+from greedyprune.pruning.calibrate import calibrate
 from greedyprune.pruning.replay import Tape
 from greedyprune.pruning.transplant import shape_change
 from greedyprune.sites import Change, installed
 
-from ..helpers.engine import GRID, PLENTY, Batches, Subject, bits, farthest, same_bits, subject, unchanged
+from ..helpers.detectors import KINDS
+from ..helpers.engine import EVERY_KIND, GRID, PLENTY, Batches, Subject, bits, farthest, same_bits, subject, unchanged
 
 SITES = {
     "dn_detr": (
@@ -129,6 +132,62 @@ def test_a_change_before_the_origin_goes_through_the_images() -> None:
         assert all(farthest(*pair) < 1e-4 for pair in pairs)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_queries_are_tried_one_after_another(kind: str) -> None:
+    one = subject(kind)
+    batches, site = one.batches(2), one.site("queries")
+    images = one.activations(batches, one.part("queries", "decoder"), last_only=True)
+    for width in (4, 7, 9, 3):
+        change = shape_change([site], one.model.state_dict(), {"queries": width})
+        for answer, slim in zip(answers(images, change), slim_answers(one, batches, change), strict=True):
+            assert answer.logits.shape[1] == width * site.copies
+            assert farthest(answer, slim.last()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["dn_detr", "deformable", "dn deformable, two stages"])
+def test_layers_at_the_origin_leave_alone_and_together(kind: str) -> None:
+    one = subject(kind)
+    batches = one.batches(2)
+    images = one.activations(batches, one.part("encoder", "layers"))
+    for names in (("encoder.0", "encoder.1"), ("encoder.0",), ("encoder.1",), (), ("encoder.0", "encoder.1")):
+        change = change_of(one, *names)
+        pairs = zip(answers(images, change), slim_answers(one, batches, change), strict=True)
+        assert all(farthest(*pair) < 1e-4 for pair in pairs), names
+
+
+def try_any_changes(kind: str, number: int) -> None:
+    """Changes of any sites, each made of the one before it."""
+    one = subject(kind)
+    batches, rng = one.batches(2), random.Random(kind)
+    sites = [site for site in one.sites if site.part != "backbone"]
+    whole = one.activations(batches, sites)._room.used
+    images = one.activations(batches, sites, rng.choice([whole * 5 // 4, PLENTY]))
+    widths: dict[str, int] = {}
+    for _ in range(number):
+        for site in rng.sample(sites, rng.randint(1, min(4, len(sites)))):
+            widths[site.name] = rng.choice(range(site.least, site.full + 1, site.grain))
+        if not any(widths.get(f"decoder.{layer}", 1) for layer in range(3)):
+            widths[f"decoder.{rng.randrange(3)}"] = 1
+        change = shape_change(sites, one.model.state_dict(), widths)
+        for count, (answer, slim) in enumerate(
+            zip(images.answers(change), slim_answers(one, batches, change), strict=False)
+        ):
+            assert farthest(answer[0], slim) < 1e-3, widths
+            if rng.random() < 0.2 and count == 0:
+                break
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_answers_are_those_of_slim_copies_for_any_sequence_of_changes(kind: str) -> None:
+    try_any_changes(kind, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_answers_are_those_of_slim_copies_for_long_sequences_of_changes(kind: str) -> None:
+    try_any_changes(kind, 100)
+
+
 def test_a_generator_that_ends_early_leaves_the_bench_as_it_was() -> None:
     one = subject()
     batches = one.batches(3)
@@ -179,6 +238,18 @@ def test_passes_with_graphs_run_from_the_origin_on_whatever_was_tried_before() -
     assert heard[images][0] == heard[fresh][0]
     assert "transformer.encoder.layers.0.linear1" in heard[images][0]
     assert all(same_bits(a, b) for (_, a), (_, b) in zip(heard[images][1], heard[fresh][1], strict=True))
+
+
+def test_statistics_without_gradients_are_those_of_all_sites_wherever_the_cache_is() -> None:
+    one = subject()
+    sites = one.part("backbone")
+    images, fresh = one.activations(sites=sites), one.activations(sites=sites)
+    answers(images, change_of(one, sites[-1].name))
+    moved, still = (calibrate(each, sites) for each in (images, fresh))
+    for site in sites:
+        for one_reader, other in zip(moved[site.name].readers, still[site.name].readers, strict=True):
+            assert torch.equal(one_reader.rows.scatter, other.rows.scatter)
+            assert one_reader.rows.weight == other.rows.weight > 0
 
 
 def test_tapes_are_those_of_all_images_whatever_is_cached() -> None:

@@ -1,6 +1,5 @@
 """The kinds of sites, by the class that describes each."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from greedyprune.pruning.kinds.attention import AttentionKind
@@ -10,12 +9,23 @@ from greedyprune.pruning.kinds.hidden import HiddenKind
 from greedyprune.pruning.kinds.ratio import RatioKind
 from greedyprune.sites import AttentionSite, CountSite, HiddenSite, RatioSite, Site
 
-KINDS: Mapping[type[Site], Kind[Any]] = {
+KINDS: dict[type[Site], Kind[Any]] = {
     AttentionSite: AttentionKind(),
     HiddenSite: HiddenKind(),
     CountSite: CountKind(),
     RatioSite: RatioKind(),
 }
+
+
+def register(site: type[Site], kind: Kind[Any]) -> None:
+    """Make a kind of site known, by the class that describes it.
+
+    Raises:
+        ValueError: there is a kind for that class.
+    """
+    if site in KINDS:
+        raise ValueError(f"there is a kind for {site.__name__} already")
+    KINDS[site] = kind
 
 
 def kind_of(site: Site) -> Kind[Any]:
@@ -29,4 +39,4 @@ def kind_of(site: Site) -> Kind[Any]:
     return KINDS[type(site)]
 
 
-__all__ = ["KINDS", "Kind", "Meter", "SiteCut", "State", "kind_of"]
+__all__ = ["KINDS", "Kind", "Meter", "SiteCut", "State", "kind_of", "register"]

@@ -1,6 +1,7 @@
 """Ways to choose what a site keeps, each a function in a file of its own, from what is given to orders of all sites."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -14,14 +15,32 @@ from greedyprune.pruning.scorers.taylor import taylor_orders
 from greedyprune.sites import Site
 
 # From what is given to an order `[groups, units]` of every site, best first.
-ORDERS: Mapping[str, Callable[[Given], Mapping[str, Tensor]]] = {
+Scorer: TypeAlias = Callable[[Given], Mapping[str, Tensor]]
+ORDERS: dict[str, Scorer] = {
     "select": select_orders,
     "taylor": taylor_orders,
     "magnitude": magnitude_orders,
     "random": random_orders,
     "exact": exact_orders,
 }
-SCORERS = ("basis", *ORDERS)  # basis: the closed form, attention rewritten and hidden channels by `select`
+SCORERS = ["basis", *ORDERS]  # basis: the closed form, attention rewritten and hidden channels by `select`
+
+
+def register(name: str) -> Callable[[Scorer], Scorer]:
+    """Make a scorer known, by the name that `--scorer` and `SearchOptions.scorer` take.
+
+    Raises:
+        ValueError: there is one of that name.
+    """
+
+    def known(scorer: Scorer) -> Scorer:
+        if name in SCORERS:
+            raise ValueError(f"there is a scorer {name} already")
+        ORDERS[name] = scorer
+        SCORERS.append(name)
+        return scorer
+
+    return known
 
 
 def given(images: Activations, sites: Sequence[Site], seed: int = 0) -> Given:
@@ -29,4 +48,4 @@ def given(images: Activations, sites: Sequence[Site], seed: int = 0) -> Given:
     return Given(images, sites, ORDERS, seed)
 
 
-__all__ = ["ORDERS", "SCORERS", "Given", "given"]
+__all__ = ["ORDERS", "SCORERS", "Given", "given", "register"]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from greedyprune.pruning.kinds.channels import by_group
+from greedyprune.pruning.labels import loss_of
 from greedyprune.pruning.scorers.given import Given
-from greedyprune.pruning.scorers.labels import loss_of
 
 
 def taylor_orders(given: Given) -> dict[str, Tensor]:

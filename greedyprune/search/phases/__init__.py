@@ -1,7 +1,8 @@
 """Schedules: lists of phases."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
+from greedyprune.search import options as names
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases.base import Ask, Phase, Proposal, Story, Verdict
 from greedyprune.search.phases.budget import BudgetPhase
@@ -12,7 +13,7 @@ from greedyprune.search.phases.pareto import ParetoPhase
 from greedyprune.search.phases.refine import RefinePhase
 from greedyprune.sites import AttentionSite, HiddenSite, Site
 
-PHASES: Mapping[str, type[Phase]] = {
+PHASES: dict[str, type[Phase]] = {
     phase.name: phase for phase in (BudgetPhase, MovePhase, MendPhase, ParetoPhase, RefinePhase, GpPhase, ModularPhase)
 }
 Schedule = Callable[[SearchOptions, Sequence[Site]], list[Phase]]
@@ -32,6 +33,28 @@ def _modular(options: SearchOptions, sites: Sequence[Site]) -> list[Phase]:
 
 
 # From the options and the searched sites to the phases of a search.
-SCHEDULES: Mapping[str, Schedule] = {"global": _global, "gp": _gp, "modular": _modular}
+SCHEDULES: dict[str, Schedule] = {"global": _global, "gp": _gp, "modular": _modular}
 
-__all__ = ["PHASES", "SCHEDULES", "Ask", "Phase", "Proposal", "Story", "Verdict"]
+
+def register(schedule: str, *phases: type[Phase]) -> None:
+    """Make a schedule known: phases in their order, by the name that `--schedule` and `SearchOptions.schedule` take.
+
+    Phases that are not known yet become so.
+
+    Args:
+        schedule: its name.
+        phases: each is made from the options alone.
+
+    Raises:
+        ValueError: there is a schedule of that name, or another phase of the same name.
+    """
+    if schedule in SCHEDULES:
+        raise ValueError(f"there is a schedule {schedule} already")
+    for phase in phases:
+        if PHASES.setdefault(phase.name, phase) is not phase:
+            raise ValueError(f"there is another phase {phase.name} already")
+    SCHEDULES[schedule] = lambda options, sites: [phase(options) for phase in phases]
+    names.SCHEDULES.append(schedule)
+
+
+__all__ = ["PHASES", "SCHEDULES", "Ask", "Phase", "Proposal", "Story", "Verdict", "register"]

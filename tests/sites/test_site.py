@@ -1,0 +1,93 @@
+"""Sites know their groups, units and values."""
+
+import pytest
+import torch
+
+from greedyprune import UserError
+from greedyprune.sites import AttentionSite, CountSite, FlatLayout, HiddenSite, Reader, Slice
+
+OUT = Reader("out")
+ABOUT = {"part": "p", "label": "the site"}
+HEADS = AttentionSite(name="heads", full=12, grain=3, least=3, heads=3, reader=OUT, **ABOUT)
+WHOLE = AttentionSite(name="whole", full=12, grain=4, least=4, heads=1, head_dim=4, reader=OUT, **ABOUT)
+FFN = HiddenSite(name="ffn", full=10, readers=(OUT,), **ABOUT)
+LAYER = CountSite(name="layer", full=1, least=0, **ABOUT)
+
+
+def test_channels_of_heads_leave_one_by_one_or_all_together() -> None:
+    assert (HEADS.groups, HEADS.unit, HEADS.group_width) == (3, 1, 4)
+    assert (WHOLE.groups, WHOLE.unit, WHOLE.group_width) == (1, 4, 12)
+    assert HEADS.units((5, 1)) == [1, 5]
+    assert WHOLE.units((0, 1, 9)) == [0, 2]
+    assert WHOLE.pruned((0, 9)).tolist() == [False, True, False]
+    assert HEADS.pruned(range(10)).tolist() == [False] * 10 + [True] * 2
+
+
+def test_products_are_those_that_may_get_another_basis() -> None:
+    slices = (Slice("q", 0, ("query",), (0,)), Slice("pos", 0, ("query",), (1,)), Slice("k", 0, ("key",), (0, 1)))
+    about = {"name": "a", "full": 12, "reader": OUT, "slices": slices, **ABOUT}
+    assert AttentionSite(heads=3, **about).products == 2
+    assert AttentionSite(heads=1, head_dim=4, **about).products == 0
+    assert HEADS.products == 0
+
+
+def test_tensors_are_seen_by_unit_whatever_their_dimension_and_blocks() -> None:
+    packed = Slice("in", 0, ("query", "key", "value"))
+    tensor = torch.arange(36.0 * 5).view(36, 5)
+    view = HEADS.by_unit(packed, tensor)
+    assert view.shape == (3, 12, 1, 5)
+    assert torch.equal(view[1, 2, 0], tensor[12 + 2])
+    view[2, 1] = -1
+    assert (tensor[25] == -1).all()
+    weight = torch.arange(7.0 * 12).view(7, 12)
+    assert torch.equal(WHOLE.by_unit(Slice("out", 1, ("output",)), weight)[0, 2, 1], weight[:, 9])
+    sampling = torch.zeros(3 * 16, 5)  # what a head has beside its channels is sliced as they are
+    assert WHOLE.by_unit(Slice("offsets", 0, ("sampling",)), sampling).shape == (1, 3, 16, 5)
+
+
+def test_readers_and_slices_name_their_tensors() -> None:
+    assert OUT.weight == "out.weight"
+    assert Slice("x", 1, ("output",)).output
+    assert not Slice("x", 0, ("hidden",)).output
+
+
+LAYOUT = FlatLayout([HEADS, WHOLE, FFN, LAYER])
+FULL = {"heads": 12, "whole": 12, "ffn": 10, "layer": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "widths"),
+    [
+        ({}, {}),
+        ('{"ffn": 3}', {"ffn": 3}),
+        ({"heads": 6, "whole": 4, "layer": 0}, {"heads": 6, "whole": 4, "layer": 0}),
+        (FULL, {}),
+    ],
+)
+def test_flat_lists_are_read_and_written(given: object, widths: dict[str, int]) -> None:
+    parsed = LAYOUT.parse(given)
+    assert parsed == FULL | widths
+    assert LAYOUT.to_list(parsed) == widths
+    assert LAYOUT.parse(LAYOUT.to_list(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("[1", "--cfgs is no JSON; expected {site: width}"),
+        ("[" * 100_000, "--cfgs is no JSON"),
+        ([1, 2], "--cfgs is a list, expected {site: width}"),
+        ({"fnn": 3}, "--cfgs names site 'fnn'; the sites are heads, whole, ffn, layer"),
+        ({"ffn": 0}, "--cfgs: the site"),
+        ({"ffn": 11}, "--cfgs: the site"),
+        ({"ffn": 2.5}, "--cfgs: the site"),
+        ({"ffn": True}, "--cfgs: the site"),
+        ({"heads": 7}, "--cfgs: the site width 7 is not a multiple of 3"),
+    ],
+)
+def test_flat_lists_that_do_not_fit_are_refused_in_a_line(given: object, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        LAYOUT.parse(given)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 500
