@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from greedyprune import UserError, build_model, load_model
+from greedyprune import UserError, build_model, load_model, transplant
 from greedyprune.cli import DEMO_MODEL
 from greedyprune.commands.eval import main as evaluate
 from greedyprune.commands.make_shapes import main as make_shapes
 from greedyprune.commands.prune import main as prune
 from greedyprune.commands.train import main as train
 from greedyprune.models import ModelInfo, save_checkpoint
-from greedyprune.pruning.transplant import transplant
 from greedyprune.training.state import BEST, LAST, STATE
 
 from ..evaluation.tiny_coco import CATEGORIES, MOVED, RENAMED, renumber
+from ..helpers.found_by import annotated_by
 from ..training.tiny_training import farthest, small_model, write_data
 
 PYRAMID = {"hidden_dim": 32, "heads": 4, "num_feature_levels": 2}
@@ -73,7 +73,7 @@ def test_it_goes_on_exactly_where_it_was_with_averaging_a_dense_head_and_a_slim_
     slim = transplant(small_model(), {"decoder.0.ffn": range(3), "encoder.0.attn": [0, 2, 9, 11]})
     save_checkpoint(slim, tmp_path / "slim.safetensors")
     here = ["--resume", str(tmp_path / "slim.safetensors"), "--coco_path", str(data), *SHORT, "--new_classes"]
-    words = [*here, "--epochs", "2", "--ema", "0.9", "--dense", "1", "--lr", "1e-3", "--output_dir"]
+    words = [*here, "--epochs", "2", "--ema", "0.9", "--encoder_head", "1", "--lr", "1e-3", "--output_dir"]
     assert train([*words, str(tmp_path / "straight")]) == 0
     assert load_model(tmp_path / "straight" / LAST).widths == slim.widths
     stopped = tmp_path / "stopped"
@@ -96,6 +96,8 @@ def test_from_new_classes_to_a_search(data, tmp_path, monkeypatch, capsys):
     here = ["--coco_path", str(data), "--device", "cpu"]
     assert train([*here, *SHORT, "--resume", "old.safetensors", "--new_classes", "--epochs", "6", "--lr", "2e-3"]) == 0
     resume = ["--resume", "runs/train/last.safetensors"]
+    found = annotated_by(load_model("runs/train/last.safetensors"), data, tmp_path / "found")
+    here = ["--coco_path", str(found), "--device", "cpu"]
     quick = "--map_tol 0.9 --subset_images 3 --score_images 2 --calib_images 4 --mend_steps 2 --mend_images 4"
     assert prune([*here, *resume, *quick.split(), "--attn_step", "4", "--ffn_step", "4", "--batch_size", "4"]) == 0
     slim = load_model("runs/prune/slim.safetensors")

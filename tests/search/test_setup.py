@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from greedyprune import UserError
+from greedyprune.commands.prune import main as prune
 from greedyprune.data.coco import CocoDetection
+from greedyprune.models import save_checkpoint
 from greedyprune.search.options import MendOptions, SearchImages, SearchOptions
 from greedyprune.search.setup import Chosen
 
-from ..evaluation.tiny_coco import write_tiny
+from ..evaluation.tiny_coco import tiny_model, write_tiny
 
 OPTIONS = SearchOptions(images=SearchImages(score_images=4), mend=MendOptions(images=6))
 
@@ -76,3 +78,14 @@ def test_data_without_validation_images_are_refused(folder: Path) -> None:
     keep(folder, "val", images=0)
     with pytest.raises(UserError, match=r"has no validation images, and a search measures AP on them"):
         choose(folder)
+
+
+def test_a_search_calibrates_on_images_without_objects_and_may_take_every_encoder_layer(
+    folder: Path, tmp_path: Path
+) -> None:
+    keep(folder, "train", objects_of=range(10, 50, 10))
+    save_checkpoint(tiny_model(), tmp_path / "model.safetensors")
+    paths = ["--resume", tmp_path / "model.safetensors", "--coco_path", folder, "--output_dir", tmp_path / "out"]
+    words = "--device cpu --mend_steps 2 --score_images 4 --map_tol 0.9"
+    assert prune([*map(str, paths), *words.split()]) == 0
+    assert (tmp_path / "out" / "slim.safetensors").is_file()
