@@ -14,7 +14,6 @@ from greedyprune.evaluation.draw import draw_pairs
 from greedyprune.evaluation.evaluate import evaluate, subset_ids
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
 from greedyprune.families.detr import DetrFamily
-from greedyprune.models.deploy import deployed
 
 from .tiny_coco import CATEGORIES, tiny_model, write_tiny
 
@@ -62,7 +61,7 @@ def model():
 
 
 def test_the_result_holds_what_its_parts_measure(model, dataset):
-    result = evaluate(DetrFamily(), model, dataset, latency_runs=2, batch_size=4)
+    result = evaluate(model, dataset, latency_runs=2, batch_size=4)
     assert {**result.accuracy, "per_class": result.per_class} == coco_ap(
         dataset.coco, result.detections, dataset.image_ids
     )
@@ -70,14 +69,14 @@ def test_the_result_holds_what_its_parts_measure(model, dataset):
     costs = {WHOLE: result.cost, **result.parts}
     assert {label: cost.params for label, cost in costs.items()} == count_parameters(DetrFamily(), model)
     assert result.image_size == (48, 64)
-    flops = count_flops(DetrFamily(), deployed(model), (48, 64))
+    flops = count_flops(DetrFamily(), DetrFamily().deployed(model, (48, 64)), (48, 64))
     assert {label: cost.flops for label, cost in costs.items()} == flops
     assert (result.images, result.image_seed, result.device, result.dtype) == (6, None, "cpu", "float32")
     assert result.threads == torch.get_num_threads()
 
 
 def test_the_json_has_the_agreed_keys_and_finite_numbers_only(model, dataset):
-    result = evaluate(DetrFamily(), model, dataset, latency_runs=2).to_json()
+    result = evaluate(model, dataset, latency_runs=2).to_json()
     assert set(result) == KEYS
     assert set(result["latency_ms"]) == {"median", "p95", "transformer_median", "transformer_p95"}
     assert set(result["per_class"]) == {"box", "disc"}
@@ -86,7 +85,7 @@ def test_the_json_has_the_agreed_keys_and_finite_numbers_only(model, dataset):
 
 
 def test_a_subset_is_recorded_with_its_size_and_seed(model, dataset):
-    result = evaluate(DetrFamily(), model, dataset, images=2, seed=5, latency_runs=0)
+    result = evaluate(model, dataset, images=2, seed=5, latency_runs=0)
     chosen = subset_ids(dataset.image_ids, 2, 5)
     assert (result.images, result.image_seed, result.cost.latency) == (2, 5, None)
     assert sorted(set(result.detections.image_ids.tolist())) == chosen
@@ -94,11 +93,11 @@ def test_a_subset_is_recorded_with_its_size_and_seed(model, dataset):
 
 
 def test_mixed_precision_is_recorded(model, dataset):
-    assert evaluate(DetrFamily(), model, dataset, images=1, latency_runs=0, amp="bf16").dtype == "bfloat16"
+    assert evaluate(model, dataset, images=1, latency_runs=0, amp="bf16").dtype == "bfloat16"
 
 
 def test_pictures_show_ground_truth_and_detections_side_by_side(model, dataset, tmp_path):
-    found = evaluate(DetrFamily(), model, dataset, latency_runs=0).detections
+    found = evaluate(model, dataset, latency_runs=0).detections
     written = draw_pairs(dataset, found, dataset.image_ids[:2], tmp_path / "new" / "folder", min_score=0)
     assert [path.name for path in written] == ["1_10.png", "2_20.png"]
     for path in written:

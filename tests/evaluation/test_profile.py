@@ -5,7 +5,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from greedyprune import build_model
-from greedyprune.evaluation.profile import count_flops, count_parameters, measure_latency
+from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters, measure_latency
+from greedyprune.families.detr import DetrFamily
 from greedyprune.models import ImageBatch
 
 GP = (
@@ -17,6 +18,26 @@ MGP = (
     " [224, 160, 1120], [176, 144, 576], [224, 256, 672], [216, 152, 1472]]]"
 )
 TINY = {"num_classes": 5, "hidden_dim": 16, "heads": 2, "ffn_dim": 40, "num_queries": 7, "backbone": "small"}
+
+
+FAMILY = DetrFamily()
+
+
+class EveryLayer(DetrFamily):
+    """What is published counts the heads of every decoder layer, of which only the last one's answer is used."""
+
+    def answer(self, model, inputs, last_only=False):
+        return super().answer(model, inputs)
+
+
+class Plain(DetrFamily):
+    """Of networks that take a tensor."""
+
+    def inputs(self, model, images):
+        return torch.stack(list(images))
+
+    def answer(self, model, inputs, last_only=False):
+        return model(inputs)
 
 
 class ConvAttend(nn.Module):
@@ -45,7 +66,7 @@ class Attend(nn.Module):
 
 
 def test_multiply_adds_of_a_small_network_are_those_worked_out_by_hand():
-    total, transformer = count_flops(ConvAttend(), (10, 14))
+    total, transformer = count_flops(Plain(), ConvAttend(), (10, 14)).values()
     tokens = 5 * 7
     convolutions = tokens * 6 * (3 * 9) + tokens * 12 * (6 // 3)
     linears = tokens * 12 * (10 + 10 + 6)
@@ -58,7 +79,7 @@ def test_multiply_adds_of_a_small_network_are_those_worked_out_by_hand():
 def test_multiply_adds_of_a_slim_transformer_are_those_of_the_formula():
     encoder, decoder = [(6, 17), (10, 9)], [(4, 14, 23), (12, 2, 5)]
     model = build_model("dn_detr", [encoder, decoder], enc_layers=2, dec_layers=2, **TINY)
-    _, transformer = count_flops(model, (32, 64))
+    transformer = count_flops(FAMILY, model, (32, 64))["Transformer"]
     tokens = len(model.features(ImageBatch(torch.zeros(1, 3, 32, 64), None)).tokens[0])
     d, queries = 16, 7
     expected = 0
@@ -80,7 +101,7 @@ def test_multiply_adds_of_a_slim_deformable_transformer_are_those_of_the_formula
     encoder, decoder = [(8, 17), (4, 9)], [(4, 12, 23), (16, 2, 5)]
     shape = TINY | {"hidden_dim": 32, "enc_n_points": 3, "dec_n_points": 2, "num_feature_levels": 3}
     model = build_model("dn_deformable_detr", [encoder, decoder], enc_layers=2, dec_layers=2, **shape)
-    _, transformer = count_flops(model, (32, 64))
+    transformer = count_flops(FAMILY, model, (32, 64))["Transformer"]
     tokens = (4 * 8) + (2 * 4) + (1 * 2)
     d, queries, heads, levels = 32, 7, 2, 3
     expected = 0
@@ -111,16 +132,16 @@ def test_multiply_adds_of_a_slim_deformable_transformer_are_those_of_the_formula
 def test_the_published_models_have_the_published_costs(cfgs, params, transformer_params, flops, transformer_flops):
     with FakeTensorMode():  # shapes without numbers: nothing is computed
         model = build_model("dn_detr", cfgs)
-        counted = count_flops(model, (800, 1066))
-    assert count_parameters(model) == (params, transformer_params)
-    assert counted[0] / 1e9 == pytest.approx(flops, abs=0.005)
-    assert counted[1] / 1e9 == pytest.approx(transformer_flops, abs=0.005)
+        counted = count_flops(EveryLayer(), model, (800, 1066))
+    assert count_parameters(FAMILY, model) == {WHOLE: params, "Transformer": transformer_params}
+    assert counted[WHOLE] / 1e9 == pytest.approx(flops, abs=0.005)
+    assert counted["Transformer"] / 1e9 == pytest.approx(transformer_flops, abs=0.005)
 
 
 def test_the_model_is_left_in_the_mode_and_with_the_hooks_it_had():
     model = build_model("dn_detr", enc_layers=1, dec_layers=1, **TINY).train()
-    count_flops(model, (32, 32))
-    measure_latency(model, (32, 32), warmup=0, runs=1)
+    count_flops(FAMILY, model, (32, 32))
+    measure_latency(FAMILY, model, (32, 32), warmup=0, runs=1)
     assert model.training
     assert not model.transformer._forward_hooks
     assert not model.transformer._forward_pre_hooks
@@ -128,8 +149,6 @@ def test_the_model_is_left_in_the_mode_and_with_the_hooks_it_had():
 
 def test_latency_is_measured_for_the_whole_and_for_the_transformer_alone():
     model = build_model("dn_detr", enc_layers=1, dec_layers=1, **TINY)
-    latency = measure_latency(model, (64, 64), warmup=1, runs=5)
-    assert set(latency) == {"median", "p95", "transformer_median", "transformer_p95"}
-    assert all(0 < value < 60_000 for value in latency.values())
-    assert latency["median"] <= latency["p95"]
-    assert latency["transformer_median"] <= latency["transformer_p95"]
+    latency = measure_latency(FAMILY, model, (64, 64), warmup=1, runs=5)
+    assert set(latency) == {WHOLE, "Transformer"}
+    assert all(0 < each.median <= each.p95 for each in latency.values())
