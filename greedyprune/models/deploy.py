@@ -61,8 +61,9 @@ def deployed(model: Detector, size: Size | None = None, constant: Iterable[str] 
         for name, value in _outputs(copy, size or _ANY_SIZES[0], kept).items():
             owner, _, attribute = name.rpartition(".")
             setattr(copy.get_submodule(owner), attribute, Constant(value))
-        copy.transformer.decoder.constant_start = True
     decoder = copy.transformer.decoder
+    first = f"transformer.decoder.layers.{decoder.answering[0]}"  # which may have been the second one
+    decoder.constant_start = f"{first}.sa_qpos_proj" in kept
     if isinstance(decoder, DABDecoder) and not any(isinstance(each, LevelDecoderLayer) for each in decoder.layers):
         _merge_positions(decoder)
     return copy

@@ -6,9 +6,9 @@ import pytest
 
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
 from greedyprune.search.cost import Cost, CostModel
-from greedyprune.sites import CountSite
+from greedyprune.sites import AttentionSite, CountSite
 
-from ..helpers.detectors import KINDS
+from ..helpers.detectors import KINDS, stirred
 from ..helpers.engine import GRID, Subject, subject
 
 SIZE = (64, 96)
@@ -23,7 +23,7 @@ def counted(one: Subject, model) -> Cost:
 def built(one: Subject, widths: dict[str, int]) -> Cost:
     """Of a detector that is made with these widths from the start."""
     complete = one.family.layout(one.model).parse({site.name: site.full for site in one.sites} | widths, "here")
-    return counted(one, type(one.model)(one.model.options, complete).eval())
+    return counted(one, stirred(type(one.model)(one.model.options, complete)))
 
 
 def drawn(one: Subject, rng: random.Random) -> dict[str, int]:
@@ -56,7 +56,7 @@ def test_cost_by_widths_is_that_of_the_slim_model(kind: str) -> None:
 def test_what_heads_lose_whole_is_counted_too() -> None:
     one = subject("dn_detr", whole_heads=True)
     cost = CostModel(one.family, one.model, one.sites, SIZE)
-    widths = {site.name: site.grain for site in one.part("attn")}
+    widths = {site.name: site.grain for site in one.sites if isinstance(site, AttentionSite)}
     assert cost(widths) == built(one, widths)
 
 

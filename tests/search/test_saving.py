@@ -12,7 +12,7 @@ from greedyprune.search.search import check_budget, least_widths
 from ..helpers.engine import GRID, Subject, bits, subject, unchanged
 
 SIZE = (64, 96)
-CHANNELS = ("attn", "ffn", "mlp")
+CHANNELS = ("encoder", "decoder", "heads")
 OPTIONS = SearchOptions(steps=Steps(attn=8, ffn=8))
 
 
