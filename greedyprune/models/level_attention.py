@@ -59,9 +59,10 @@ class LevelDecoderLayer(DecoderLayer):
         self.lvl_attn = nn.Linear(options.dim if self_width == options.dim else 2 * options.dim, levels)
 
     def cross(self, q: Tensor, k: Tensor, v: Tensor, features: Features, asked: Asked) -> Tensor:
-        direct = self.lvl_attn.weight.shape[1] > asked.content.shape[-1]
+        levels = self.lvl_attn  # a constant in a deployed detector's first layer, which hears no source
+        direct = isinstance(levels, nn.Linear) and levels.weight.shape[1] > asked.content.shape[-1]
         source = torch.cat((asked.content, asked.pos), dim=-1) if direct else asked.q
-        weights = self.lvl_attn(source).softmax(-1)  # [B, N, L]
+        weights = levels(source).softmax(-1)  # [B, N, L]
         # The published code projects what is seen of every level: the same, since the weights' sum is 1.
         return self.ca_out_v_proj(self.cross_attn(q, k, v, weights, features.pyramid))
 

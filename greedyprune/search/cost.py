@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
@@ -92,7 +93,8 @@ class CostModel:
         """Parameters and multiply-adds of the whole detector with these widths."""
         key = tuple(widths.get(site.name, site.full) for site in self.sites)
         if key not in self._known:
-            with installed(self._shape, shape_change(self.sites, self._state, widths)):
+            change = shape_change(self.sites, self._state, widths).to(torch.device("meta"))
+            with installed(self._shape, change):
                 params = count_parameters(self.family, self._shape)[WHOLE]
                 fast = self.family.deployed(self._shape, self.size, self._constant)
                 flops = count_flops(self.family, fast, self.size)[WHOLE]

@@ -46,7 +46,9 @@ def test_a_query_that_is_gone_costs_what_its_absence_does_and_the_others_what_th
     kept = torch.tensor([4, 0, 2])
     found = divergence(near.of_queries(kept), dense, Pairing(kept))
     gone = dense.of_queries(torch.tensor([1, 3]))
-    sides = torch.minimum(gone.boxes[..., 2], gone.boxes[..., 3])  # it overlaps no more once it has moved by the shorter
+    sides = torch.minimum(
+        gone.boxes[..., 2], gone.boxes[..., 3]
+    )  # it overlaps no more once it has moved by the shorter
     lost = BOX_CURVATURE * link.confidence(gone.logits) * sides.square()
     absent = (link.absence(gone.logits) + lost).sum(1)
     assert torch.allclose(found, divergence(near.of_queries(kept), dense.of_queries(kept)) + absent)

@@ -45,7 +45,8 @@ def test_cost_by_widths_is_that_of_the_slim_model(kind: str) -> None:
         widths = drawn(one, rng)
         if "decoder.0" in widths:
             # Without the first decoder layer more is constant in the second one than in the dense model's: a bound.
-            less, most = built(one, widths | {"decoder.0": 0}), cost(widths | {"decoder.0": 0})
+            second = widths | {"decoder.0": 0, "decoder.1": 1}
+            less, most = built(one, second), cost(second)
             assert less.params == most.params
             assert 0.99 * most.flops <= less.flops <= most.flops
             widths["decoder.0"] = 1
