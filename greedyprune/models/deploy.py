@@ -61,8 +61,9 @@ def deployed(model: Detector, size: Size | None = None, constant: Iterable[str] 
         for name, value in _outputs(copy, size or _ANY_SIZES[0], kept).items():
             owner, _, attribute = name.rpartition(".")
             setattr(copy.get_submodule(owner), attribute, Constant(value))
-        copy.transformer.decoder.constant_start = True
     decoder = copy.transformer.decoder
+    # Constants of the dense model may be of a first layer that is gone here.
+    decoder.constant_start = f"transformer.decoder.layers.{decoder.answering[0]}.self_attn" in kept
     if isinstance(decoder, DABDecoder) and not any(isinstance(each, LevelDecoderLayer) for each in decoder.layers):
         _merge_positions(decoder)
     return copy
