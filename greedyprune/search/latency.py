@@ -78,5 +78,5 @@ def measure_sites(bench: Bench, sites: Sequence[Site], images: list[Tensor], opt
             for _ in range(ROUNDS):
                 for own, replay in zip(times, passes, strict=True):
                     own += call_times(partial(replay.answer, here), device, 1, RUNS)
-        table[site.name] = (grid, [float(np.median(own)) for own in times])
+        table[site.name] = (tuple(grid), tuple(float(np.median(own)) for own in times))
     return LatencyTable(float(np.median(dense)), len(images), table)

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
+from greedyprune.pruning.transplant import shape_change
 from greedyprune.search.cost import Cost, CostModel
 from greedyprune.sites import AttentionSite, CountSite
 
@@ -36,7 +37,7 @@ def drawn(one: Subject, rng: random.Random) -> dict[str, int]:
     return widths | {names[-1]: 1 for names in groups.values() if not any(widths[name] for name in names)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [k if k == "dn_detr" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_cost_by_widths_is_that_of_the_slim_model(kind: str) -> None:
     one = subject(kind)
     cost = CostModel(one.family, one.model, one.sites, SIZE)
