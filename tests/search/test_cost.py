@@ -5,7 +5,6 @@ import random
 import pytest
 
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
-from greedyprune.pruning.transplant import shape_change
 from greedyprune.search.cost import Cost, CostModel
 from greedyprune.sites import AttentionSite, CountSite
 
