@@ -50,7 +50,10 @@ def test_cost_by_widths_is_that_of_the_slim_model(kind: str) -> None:
             assert less.params == most.params
             assert 0.99 * most.flops <= less.flops <= most.flops
             widths["decoder.0"] = 1
-        assert cost(widths) == built(one, widths)
+        # A narrow model may have a constant more than the dense one, whose constants are counted: a bound again.
+        less, most = built(one, widths), cost(widths)
+        assert less.params == most.params
+        assert (1 - 1e-4) * most.flops <= less.flops <= most.flops
     assert cost({}) == cost.dense == counted(one, one.model)
 
 
