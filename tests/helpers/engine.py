@@ -13,13 +13,10 @@ from greedyprune.families.detr import DetrFamily
 from greedyprune.pruning.bench import Activations, Bench, Room
 from greedyprune.sites import Site
 
-from .detectors import KINDS, TARGETS, detector
+from .detectors import IMAGES, KINDS, TARGETS, detector
 from .grid_family import GridDetector, GridFamily
 
 GRID = "grid"
-# Small ones: what takes time in these tests is their number. The second one is padded, where the family pads.
-SIZES = ((32, 48), (24, 40))
-IMAGES = [torch.randn(3, *size, generator=torch.Generator().manual_seed(0)) for size in SIZES]
 EVERY_KIND = (*KINDS, GRID)
 PLENTY = 10**9
 
