@@ -15,8 +15,11 @@ SIZE = (64, 96)
 
 
 def counted(one: Subject, model) -> Cost:
-    """By a forward pass of the model itself, in its deployed form."""
-    fast = one.family.deployed(model, SIZE)
+    """By a forward pass of the model itself, in its deployed form with the dense model's constants.
+
+    It may have others of its own: a narrow head of random weights may be dead.
+    """
+    fast = one.family.deployed(model, SIZE, one.family.constants(one.model, SIZE))
     return Cost(count_parameters(one.family, model)[WHOLE], count_flops(one.family, fast, SIZE)[WHOLE])
 
 
@@ -43,17 +46,10 @@ def test_cost_by_widths_is_that_of_the_slim_model(kind: str) -> None:
     rng = random.Random(0)
     for _ in range(2):
         widths = drawn(one, rng)
+        assert cost(widths) == built(one, widths)
         if "decoder.0" in widths:
-            # Without the first decoder layer more is constant in the second one than in the dense model's: a bound.
             second = widths | {"decoder.0": 0, "decoder.1": 1}
-            less, most = built(one, second), cost(second)
-            assert less.params == most.params
-            assert 0.99 * most.flops <= less.flops <= most.flops
-            widths["decoder.0"] = 1
-        # A narrow model may have a constant more than the dense one, whose constants are counted: a bound again.
-        less, most = built(one, widths), cost(widths)
-        assert less.params == most.params
-        assert (1 - 1e-4) * most.flops <= less.flops <= most.flops
+            assert cost(second) == built(one, second)
     assert cost({}) == cost.dense == counted(one, one.model)
 
 
