@@ -8,14 +8,8 @@ import torch
 
 from greedyprune import UserError
 from greedyprune.cli import Parser, add_device_arguments, add_model_arguments, open_device
-from greedyprune.failures import advise
 from greedyprune.ranges import COUNT, SHARE
 from greedyprune.running import run
-
-
-@pytest.fixture(autouse=True)
-def every_flag():
-    advise([])  # whatever tool ran before
 
 
 def exit_of(error, capsys):

@@ -9,13 +9,6 @@ import pytest
 from greedyprune.failures import advise, explain, lost_peer
 
 
-@pytest.fixture(autouse=True)
-def every_flag():
-    advise([])
-    yield
-    advise([])
-
-
 @pytest.mark.parametrize(
     ("error", "line"),
     [
