@@ -1,5 +1,6 @@
 """What people call: prune, evaluate, transplant, load and save, each in one call."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from greedyprune.evaluation.predict import autocast
 from greedyprune.families import family_of, family_of_file
 from greedyprune.families.base import Family
 from greedyprune.files import file_hash
+from greedyprune.packed import Sizes, pack_file
 from greedyprune.pruning import transplant as transplanting
 from greedyprune.pruning.bench import NOTHING
 from greedyprune.pruning.watcher import Unwatched
@@ -93,13 +95,33 @@ def load(path: str | Path) -> nn.Module:
     return family_of_file(Path(path)).load(Path(path))
 
 
-def save(model: nn.Module, path: str | Path) -> None:
+def save(model: nn.Module, path: str | Path, *, sparse: bool = False, half: bool = False) -> Sizes | None:
     """A checkpoint that knows its shape, and that `load` reads with no further word.
+
+    Args:
+        model: a detector of a registered family.
+        path: a `.safetensors` file.
+        sparse: weights of many zeros as a bit mask and what is not zero.
+        half: with `sparse`, what is not zero as float16.
+
+    Returns:
+        With `sparse` what the file would take otherwise.
+
+    Raises:
+        UserError: a weight is not finite, or with `half` too large.
 
     Example:
         >>> greedyprune.save(model, "slim.safetensors")
     """
-    family_of(model).save(model, Path(path))
+    path, family = Path(path), family_of(model)
+    if not sparse:
+        family.save(model, path)
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        family.save(model, whole)
+        return pack_file(whole, path, half)
 
 
 def transplant(model: Model, kept: Mapping[str, Sequence[int]]) -> nn.Module:

@@ -19,6 +19,7 @@ from greedyprune.models.published import convert_keys
 from greedyprune.models.registry import MODELS, model_name, model_of
 from greedyprune.models.weights import check_weights
 from greedyprune.models.wrapped import State, training_arguments, unwrap
+from greedyprune.packed import unpacked
 from greedyprune.ranges import shown
 from greedyprune.sites.layouts import DetrLayout
 from greedyprune.tensors import write_tensors
@@ -93,6 +94,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"checkpoint {path} is broken, truncated or not a safetensors file") from None
+    state = unpacked(state, metadata, f"checkpoint {path}")
     try:
         about = json.loads(metadata.get(METADATA_KEY, "{}"))
     except (ValueError, RecursionError):

@@ -11,14 +11,14 @@ from greedyprune.pruning.labels import loss_of
 from greedyprune.pruning.scorers.given import Given
 
 
-def taylor_orders(given: Given) -> dict[str, Tensor]:
+def taylor_orders(given: Given, labelled: bool = True) -> dict[str, Tensor]:
     """By the squared derivative of each image's loss in a gate on the channel (Molchanov et al. 2019, equation 8).
 
     A gate's derivative is the sum over positions of what the channel carries times the loss's gradient there, in all
     that reads the channel.
     """
     bench, sites = given.bench, given.channel_sites
-    loss = loss_of(bench.family, bench.model, "taylor")
+    loss = loss_of(bench.family, bench.model, "taylor", labelled)
     scores = {site.name: torch.zeros(site.full, dtype=torch.float64) for site in sites}
     seen: dict[str, list[Tensor]] = {site.name: [] for site in sites}
 
