@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.pruning.kinds.channels import ChannelSite
+from greedyprune.pruning.kinds.channels import ChannelSite, channels_of
+from greedyprune.pruning.scorers.filters import ordered
 from greedyprune.pruning.scorers.magnitude import magnitudes
 from greedyprune.pruning.transplant import KeptSets
 from greedyprune.sites import AttentionSite, HiddenSite, Site, Widths
@@ -22,6 +23,11 @@ def kept_from_scores(site: ChannelSite, scores: Tensor, width: int) -> tuple[int
     units = order + torch.arange(site.groups)[:, None] * per_group.shape[1]
     channels = units[..., None] * site.unit + torch.arange(site.unit)  # [groups, units kept, unit]
     return tuple(sorted(channels.flatten().tolist()))
+
+
+def kept_from_units(site: ChannelSite, scores: Tensor, width: int) -> tuple[int, ...]:
+    """The channels of the best units by score `[units]`, the same number in every group; ties go to the first."""
+    return channels_of(site, ordered(site, scores)[:, : width // site.grain])
 
 
 def kept_by_magnitude(sites: Sequence[Site], state: Mapping[str, Tensor], widths: Widths) -> KeptSets:

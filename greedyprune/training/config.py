@@ -52,6 +52,7 @@ class TrainOptions:
             training from scratch.
         distill: weight of the teacher's answers in the loss, where there is a teacher.
         augment: detr (flip, several sizes, crop), flips (both flips, x and y swapped, colours shuffled) or none.
+        keep_zeros: weights of convolutions and linear layers that are zero at the start stay so.
         train_images: only the first so many training images; 0: all. The demo data set is made so large if need be.
         eval_every: epochs between evaluations; the last epoch always has one; 0: only that one.
         eval_images: validation images, chosen by the seed; 0: all.
@@ -80,6 +81,7 @@ class TrainOptions:
     encoder_head: Amount = 0.0
     distill: Amount = 5.0
     augment: str = "detr"
+    keep_zeros: bool = False
     train_images: ImagesOrNone = 0
     eval_every: CountOrNone = 1
     eval_images: CountOrNone = 0

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from greedyprune.classical.base import Subject
+from greedyprune.classical.held import folded, hold, zeros
 from greedyprune.data.seeded import mixed_seed
 from greedyprune.errors import UserError
 from greedyprune.evaluation.predict import autocast
+from greedyprune.families import family_of
 from greedyprune.models import Criterion, Detector, save_checkpoint
 from greedyprune.models.backbone import Backbone
 from greedyprune.pruning.answers import answer_errors
@@ -70,6 +73,8 @@ class Trainer:
         self.model = model.to(world.device)
         if run.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if options.keep_zeros:
+            hold(self.model, zeros(Subject(family_of(model), self.model)))
         self.criterion = Criterion(model.options.num_classes)
         self.ema = Ema(self.model, options.ema) if options.ema else None
         self.teacher = Teacher(teacher.to(world.device), self.model) if teacher else None
@@ -89,8 +94,9 @@ class Trainer:
 
     @property
     def result(self) -> Detector:
-        """The model to evaluate and keep: averaged where there is an average."""
-        return self.ema.model if self.ema else self.model
+        """The model to evaluate and keep: averaged where there is an average, its zeros plain numbers."""
+        model = self.ema.model if self.ema else self.model
+        return folded(model) if self.options.keep_zeros else model
 
     def train(self, log: TrainLog | None) -> Position:
         """Go on to the end.
