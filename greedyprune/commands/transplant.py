@@ -1,4 +1,4 @@
-"""`tools/transplant.py`: from a search, a published search-time checkpoint or a width list to a slim checkpoint."""
+"""`tools/transplant.py`: from a search, a published checkpoint, widths or a classical method to a slim checkpoint."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ from torch import nn
 
 from greedyprune import api
 from greedyprune.cli import DEMO_MODEL, Parser, add_cache_argument, add_device_arguments, open_device
+from greedyprune.commands.by_method import add_method_arguments, pruned_by
 from greedyprune.commands.datasets import open_dataset
 from greedyprune.errors import UserError
 from greedyprune.families import family_of
@@ -37,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     """The options of `tools/transplant.py`."""
     parser = Parser(
         "Move the surviving weights into a slim model and save it as a checkpoint that every tool loads. What survives "
-        "comes from a finished search (--db), from a published search-time checkpoint (--resume), or, where there are "
-        "only widths (--cfgs), from the weights' magnitudes."
+        "comes from a finished search (--db), from a published search-time checkpoint (--resume), where there are "
+        "only widths (--cfgs) from the weights' magnitudes, or from a classical method (--method)."
     )
     parser.add_argument(
         "--resume",
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         help="data set of the search (default: the embedded demo data set)",
     )
     add_cache_argument(group, unset=True)
+    add_method_arguments(parser)
     add_device_arguments(parser, amp=False)
     parser.add_argument(
         "--output", type=file_path, default=Path("slim.safetensors"), metavar="PATH", help="the slim checkpoint"
@@ -97,6 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.cfgs is not None and args.db is not None:
         raise UserError("--cfgs and --db both say what survives; give one of them")
+    if args.method is not None:
+        _refuse(args, "--method says what survives", ("cfgs", "db", "study", "trial", "map_tol", "target_flops"))
+    elif args.as_published or args.calib_images is not None:
+        name = "as_published" if args.as_published else "calib_images"
+        raise UserError(f"--{name} does nothing in this call: it is for --method; leave it out")
     if args.whole_heads and args.cfgs is None:
         raise UserError(
             "--whole_heads does nothing in this call: it is for --cfgs, everything else says itself how heads leave; "
@@ -128,6 +135,9 @@ def _slim(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
         widths = family.layout(model).parse(args.cfgs, "--cfgs")
         return model, transplant(family, model, kept_by_magnitude(family.sites(model), model.state_dict(), widths))
     model = load_model(args.resume, key=args.key)
+    if args.method is not None:
+        model = model.to(device)
+        return model, pruned_by(args, model)
     masks = {} if args.db is not None else search_masks(read_checkpoint(args.resume, args.key)[0])
     if not masks:
         return _searched(args, model)
