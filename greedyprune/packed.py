@@ -67,8 +67,8 @@ def pack_file(source: Path, path: Path, half: bool = False) -> Sizes:
 def pack(tensors: Mapping[str, Tensor], half: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors as a file holds them, and the metadata that it needs to be read again.
 
-    Only what gets smaller is packed. Unpacked again every number has the bits that it had, -0.0 too; with `half` those
-    of packed tensors are rounded.
+    Only what has so many zeros that it gets smaller is packed. Unpacked again every number has the bits that it had,
+    -0.0 too; with `half` those of packed tensors are rounded.
 
     Args:
         tensors: by name, on any device.
@@ -83,8 +83,7 @@ def pack(tensors: Mapping[str, Tensor], half: bool = False) -> tuple[dict[str, T
         tensor = given.detach().cpu().contiguous()
         kept = (tensor != 0) | tensor.signbit()
         values = tensor[kept]
-        kind = torch.float16 if half else tensor.dtype
-        size = -(-tensor.numel() // 8) + len(values) * kind.itemsize
+        size = -(-tensor.numel() // 8) + values.nbytes
         parts = [f"{name}.{_KEPT}", f"{name}.{_VALUES}"]
         taken = any(part in tensors for part in parts)
         if not tensor.is_floating_point() or size >= tensor.nbytes or not len(values) or taken:
@@ -93,7 +92,7 @@ def pack(tensors: Mapping[str, Tensor], half: bool = False) -> tuple[dict[str, T
         if half and (largest := float(values.abs().max())) > _LARGEST_HALF:
             raise UserError(f"tensor {name} holds {largest:g}, which float16 cannot; keep its values as float32")
         bits = torch.from_numpy(np.packbits(kept.flatten().numpy(), bitorder="little"))
-        entries |= dict(zip(parts, (bits, values.to(kind)), strict=True))
+        entries |= dict(zip(parts, (bits, values.half() if half else values), strict=True))
         shapes[name] = list(tensor.shape)
     return entries, {METADATA_KEY: json.dumps({"format": FORMAT, "shapes": shapes})}
 

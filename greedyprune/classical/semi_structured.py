@@ -78,7 +78,7 @@ def accelerated(model: nn.Module) -> tuple[nn.Module, list[str]]:
         UserError: the device has no such instructions, or no layer is of that kind.
     """
     device = next(model.parameters()).device
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:
+    if not _runs(device):
         raise UserError(
             f"2:4 sparsity runs on NVIDIA GPUs of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} and above, and "
             f"the model is on {device}; elsewhere its zeros are computed with as any number"
@@ -96,6 +96,10 @@ def accelerated(model: nn.Module) -> tuple[nn.Module, list[str]]:
         assert isinstance(layer, nn.Linear)
         setattr(copied.get_submodule(owner), attribute, SparseLinear(layer))
     return copied, found
+
+
+def _runs(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 def _fits(weight: Tensor) -> bool:

@@ -1,0 +1,61 @@
+"""Methods that look at images: the engine's scorers at the widths of `filter_l1`, and what they need."""
+
+import pytest
+import torch
+
+from greedyprune import UserError
+from greedyprune.classical import METHODS, Subject
+from greedyprune.classical.scored import Scored
+from greedyprune.pruning import scorers
+from greedyprune.pruning.cutter import Cutter
+
+from ..helpers.engine import GRID, farthest, subject
+
+SCORED = [name for name, method in METHODS.items() if isinstance(method, Scored)]
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_every_one_cuts_convolutions_to_the_same_widths(name: str) -> None:
+    one = subject("dn_detr")
+    about = Subject(one.family, one.model, one.batches(1))
+    slim = METHODS[name].apply(about, 0.4)
+    plain = METHODS["filter_l1"].apply(about, 0.4)
+    widths, expected = ({s.name: s.full for s in one.family.sites(model)} for model in (slim, plain))
+    assert widths == expected != {s.name: s.full for s in one.sites}
+    by_hand = Cutter(scorers.given(one.activations(one.batches(1)), one.sites), METHODS[name].scorer, name == "basis")
+    convolutions = {site.name: widths[site.name] for site in about.convolutions}
+    assert farthest(one.answer(slim), one.answer(one.family.slim(one.model, by_hand.change(convolutions)))) < 1e-5
+
+
+def test_the_closed_form_is_nearer_to_the_dense_answer_than_the_same_widths_by_l1() -> None:
+    one = subject(GRID)
+    about = Subject(one.family, one.model, one.batches(8))
+    near, far = (farthest(one.answer(METHODS[each].apply(about, 0.5)), one.answer()) for each in ("basis", "filter_l1"))
+    assert near < 0.5 * far
+
+
+def test_what_is_looked_at_is_measured_once_for_all_amounts() -> None:
+    one = subject(GRID)
+    about = Subject(one.family, one.model, one.batches(2))
+    METHODS["basis"].apply(about, 0.3)
+    before = about.given.bench.image_forwards
+    METHODS["basis"].apply(about, 0.6)
+    METHODS["magnitude"].apply(about, 0.6)
+    assert about.given.bench.image_forwards == before
+
+
+def test_without_images_or_a_loss_it_is_refused() -> None:
+    one = subject(GRID)
+    with pytest.raises(UserError, match="this method looks at images, and there are none; give a data set"):
+        METHODS["basis"].apply(Subject(one.family, one.model), 0.3)
+    with pytest.raises(UserError, match="sensitivity_unlabelled needs a loss, and a grid detector has none here"):
+        METHODS["sensitivity_unlabelled"].apply(Subject(one.family, one.model, one.batches(1)), 0.3)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    one = subject("dn_detr")
+    before = {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
+    grads = [parameter.requires_grad for parameter in one.model.parameters()]
+    METHODS["sensitivity"].apply(Subject(one.family, one.model, one.batches(1)), 0.3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in one.model.state_dict().items())
+    assert grads == [parameter.requires_grad for parameter in one.model.parameters()]
