@@ -12,13 +12,13 @@ from torch import Tensor
 
 from greedyprune.errors import UserError
 from greedyprune.models.detector import Detector
-from greedyprune.models.infer import infer_shape
+from greedyprune.models.importing.infer import infer_shape
+from greedyprune.models.importing.pickled import read_pickled
+from greedyprune.models.importing.published import convert_keys
+from greedyprune.models.importing.wrapped import State, training_arguments, unwrap
 from greedyprune.models.options import DetectorOptions, ModelInfo
-from greedyprune.models.pickled import read_pickled
-from greedyprune.models.published import convert_keys
 from greedyprune.models.registry import MODELS, model_name, model_of
 from greedyprune.models.weights import check_weights
-from greedyprune.models.wrapped import State, training_arguments, unwrap
 from greedyprune.ranges import shown
 from greedyprune.sites.layouts import DetrLayout
 from greedyprune.tensors import write_tensors

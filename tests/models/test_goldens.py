@@ -13,7 +13,7 @@ import torch
 from greedyprune import load_model
 from greedyprune.answer import Answer
 from greedyprune.models import Criterion, Denoising, postprocess
-from greedyprune.models.published import convert_keys
+from greedyprune.models.importing.published import convert_keys
 
 GOLDENS = Path(os.environ.get("GREEDYPRUNE_GOLDENS") or Path(__file__).parents[1] / "data" / "goldens")
 NAMES = sorted(path.stem for path in GOLDENS.glob("*.json"))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from greedyprune.models.wrapped import State
+from greedyprune.models.importing.wrapped import State
 
 _ENCODER_FLAT = re.compile(r"(transformer\.encoder\.layers\.\d+\.)((?:in_proj_|out_proj\.).+)")
 # Heads that the decoder shares with the detector.

@@ -10,11 +10,17 @@ from typing import Any, cast
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.huggingface_config import Config, check_activation, check_backbone, check_halves, is_dilated
-from greedyprune.models.huggingface_parts import rename
-from greedyprune.models.infer import infer_shape
+from greedyprune.models.importing.huggingface_config import (
+    Config,
+    check_activation,
+    check_backbone,
+    check_halves,
+    is_dilated,
+)
+from greedyprune.models.importing.huggingface_parts import rename
+from greedyprune.models.importing.infer import infer_shape
+from greedyprune.models.importing.wrapped import State
 from greedyprune.models.options import DeformableOptions, DetectorOptions
-from greedyprune.models.wrapped import State
 from greedyprune.ranges import shown
 
 _WHOLE = {

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.huggingface_config import (
+from greedyprune.models.importing.huggingface_config import (
     Config,
     check_activation,
     check_backbone,
@@ -27,11 +27,11 @@ from greedyprune.models.huggingface_config import (
     image_sides,
     is_dilated,
 )
-from greedyprune.models.huggingface_parts import rename
-from greedyprune.models.infer import infer_shape
+from greedyprune.models.importing.huggingface_parts import rename
+from greedyprune.models.importing.infer import infer_shape
+from greedyprune.models.importing.wrapped import State
 from greedyprune.models.layers import ACTIVATIONS
 from greedyprune.models.options import DetectorOptions, DNDETROptions, ModelInfo
-from greedyprune.models.wrapped import State
 from greedyprune.ranges import POSITIVE, shown
 
 _WHOLE = {

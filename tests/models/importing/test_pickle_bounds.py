@@ -11,7 +11,7 @@ import torch
 
 from greedyprune.models import read_checkpoint
 
-from .small_model import ARGUMENTS, published, refused
+from ..small_model import ARGUMENTS, published, refused
 from .small_pickles import (
     build,
     call,

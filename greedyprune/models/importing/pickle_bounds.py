@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from greedyprune.errors import UserError
-from greedyprune.models.pickle_calls import Budget, Name, Thing, call, check_view, thing, tuple_of, whole
+from greedyprune.models.importing.pickle_calls import Budget, Name, Thing, call, check_view, thing, tuple_of, whole
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # what files of PyTorch before 1.6 start with, as a pickle
 # Bytes of an element in a storage, by its class.

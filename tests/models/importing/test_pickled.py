@@ -11,7 +11,7 @@ import torch
 from greedyprune import load_model
 from greedyprune.models import read_checkpoint
 
-from .small_model import ARGUMENTS, published, refused
+from ..small_model import ARGUMENTS, published, refused
 
 
 def test_arguments_of_other_python_and_numpy_versions_are_read_as_data(dense, tmp_path):

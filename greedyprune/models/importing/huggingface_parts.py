@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.wrapped import State
+from greedyprune.models.importing.wrapped import State
 
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _BACKBONE = re.compile(r"model\.backbone\.conv_encoder\.model\.(?:_backbone\.)?(.+)")

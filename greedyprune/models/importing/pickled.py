@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from greedyprune.errors import UserError
-from greedyprune.models.pickle_bounds import check_file
-from greedyprune.models.pickle_calls import PATHS, unsafe
+from greedyprune.models.importing.pickle_bounds import check_file
+from greedyprune.models.importing.pickle_calls import PATHS, unsafe
 
 
 class _NumpyType:
