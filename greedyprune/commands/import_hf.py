@@ -9,8 +9,8 @@ from greedyprune.cli import Parser
 from greedyprune.errors import UserError
 from greedyprune.models import read_checkpoint, save_checkpoint
 from greedyprune.models.checkpoint import open_detector
+from greedyprune.models.importing.config import Config
 from greedyprune.models.importing.huggingface import convert_huggingface, huggingface_info
-from greedyprune.models.importing.huggingface_config import Config
 from greedyprune.models.importing.huggingface_deformable import convert_deformable
 from greedyprune.models.registry import model_name
 from greedyprune.text import file_path, plain_text

@@ -10,8 +10,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from greedyprune.errors import UserError
+from greedyprune.models.importing.config import Config
 from greedyprune.models.importing.huggingface_config import (
-    Config,
     check_activation,
     check_backbone,
     check_halves,
