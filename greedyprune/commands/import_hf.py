@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     state, about, _ = read_checkpoint(weights, args.key)
     if about:
         raise UserError(f"{weights} is a checkpoint of this project, which every tool reads as it is")
-    options, converted = IMPORTS[kind](state, config)
+    options, widths, converted = IMPORTS[kind](state, config)
     info = huggingface_info(config, preprocessor, options.num_classes)
-    model = open_detector(options, None, info, converted, "the HuggingFace model")
+    model = open_detector(options, widths, info, converted, "the HuggingFace model")
     try:
         save_checkpoint(model, output)
     except OSError as error:

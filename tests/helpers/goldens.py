@@ -13,13 +13,14 @@ OUTPUT = {"rtol": 1e-3, "atol": 1e-4}
 
 
 def names_of(framework):
-    """Goldens of detectors of a framework; None: of the published code. A folder may hold others beside them."""
-    said = {path.stem: json.loads(path.read_text()) for path in sorted(GOLDENS.glob("*.json"))}
-    return [
-        name
-        for name, each in said.items()
-        if "state_dict" in each and each.get("config", {}).get("framework") == framework
-    ]
+    """Goldens of DETRs of a framework; None: of the published code. A folder may hold others beside them."""
+    found = []
+    for path in sorted(GOLDENS.glob("*.json")):
+        said = json.loads(path.read_text())
+        config = said.get("config") if "state_dict" in said else None
+        if isinstance(config, dict) and "dec_layers" in config and config.get("framework") == framework:
+            found.append(path.stem)
+    return found
 
 
 class Golden:

@@ -88,15 +88,15 @@ _NEEDED = (
 )
 
 
-def convert_huggingface(state: Mapping[str, Tensor], config: Config) -> tuple[DetectorOptions, State]:
-    """Options and weights of the DN-DETR that answers as a HuggingFace `DabDetrForObjectDetection` does.
+def convert_huggingface(state: Mapping[str, Tensor], config: Config) -> tuple[DetectorOptions, dict[str, int], State]:
+    """Options, widths and weights of the DN-DETR that answers as a HuggingFace `DabDetrForObjectDetection` does.
 
     Args:
         state: its state dict, from `model.safetensors`.
         config: its `config.json`.
 
     Returns:
-        DN-DETR's options, and its state dict.
+        DN-DETR's options, its widths, which are not the config's where it was pruned, and its state dict.
 
     Raises:
         UserError: it is another model, uses a setting that DN-DETR has not, or the config is not of these weights.
@@ -105,7 +105,7 @@ def convert_huggingface(state: Mapping[str, Tensor], config: Config) -> tuple[De
     converted = rename(state, _WHOLE, _LAYERS, "DAB-DETR")
     if (heads := converted.get("class_embed.weight")) is not None and heads.dim() == 2:
         converted["label_enc.weight"] = label_embedding(*heads.shape)
-    options, _ = infer_shape(converted, arguments, {"dilation": dilation}, "the HuggingFace model")
+    options, widths = infer_shape(converted, arguments, {"dilation": dilation}, "the HuggingFace model")
     config.agree(
         {
             "hidden_size": options.hidden_dim,
@@ -115,7 +115,7 @@ def convert_huggingface(state: Mapping[str, Tensor], config: Config) -> tuple[De
             "decoder_layers": options.dec_layers,
         }
     )
-    return options, converted
+    return options, widths, converted
 
 
 def huggingface_info(config: Config, preprocessor: Config, num_classes: int) -> ModelInfo:
