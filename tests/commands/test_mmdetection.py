@@ -35,12 +35,16 @@ def test_it_is_evaluated_by_the_names_of_its_classes(folder, tmp_path, capsys):
     assert "no class names" not in found
 
 
-def test_it_is_made_slim_and_fine_tuned_to_the_data(folder, tmp_path):
+def test_it_is_made_slim(folder, tmp_path):
     slim = tmp_path / "slim.safetensors"
     layout = load_model(folder / "epoch_50.pth").options.layout
     cfgs = layout.to_text({**layout.dense, "encoder.0.ffn": 8})
     assert transplant(["--resume", str(folder / "epoch_50.pth"), "--cfgs", cfgs, "--output", str(slim)]) == 0
     assert load_model(slim).widths["encoder.0.ffn"] == 8
+
+
+@pytest.mark.slow
+def test_it_is_fine_tuned_to_other_classes(folder, tmp_path):
     data = ["--coco_path", str(folder / "data"), "--device", "cpu", "--epochs", "1", "--batch_size", "4"]
     arguments = ["--resume", str(folder / "epoch_50.pth"), "--new_classes", "--output_dir", str(tmp_path / "out")]
     assert train([*arguments, *data]) == 0

@@ -65,7 +65,7 @@ _ACTIVATIONS = ("relu", "gelu")
 
 
 def convert_deformable(state: Mapping[str, Tensor], config: Config) -> tuple[DetectorOptions, dict[str, int], State]:
-    """Options, widths and weights of the detector that answers as HuggingFace's `DeformableDetrForObjectDetection` does.
+    """Options, widths and weights of what answers as a HuggingFace `DeformableDetrForObjectDetection` does.
 
     Args:
         state: its state dict, from `model.safetensors`.
