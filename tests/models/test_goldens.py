@@ -13,6 +13,7 @@ from greedyprune.models import Criterion, Denoising, postprocess
 from greedyprune.models.importing.published import convert_keys
 
 from ..helpers.goldens import GOLDENS, Golden, names_of
+from .importing.small_mmdetection import save_training
 
 NAMES = names_of(framework=None)
 LOSS = {"rel": 1e-3, "abs": 1e-6}
@@ -120,6 +121,33 @@ def test_gradient_norms_agree(golden, training):
 
 
 def test_post_processing_agrees(golden):
-    first = Answer(golden.answer.logits[:1], golden.answer.boxes[:1])
+    golden.assert_detections(detections(golden, golden.answer))
+
+
+def detections(golden, answer):
+    """The first image's, at 480 x 640."""
+    first = Answer(answer.logits[:1], answer.boxes[:1])
     (found,) = postprocess(first, torch.tensor([[480, 640]]), top_k=len(golden.wanted["post_scores"]))
-    golden.assert_detections(found)
+    return found
+
+
+@pytest.mark.parametrize("name", names_of(framework="mmdet"))
+def test_training_files_of_mmdetection_answer_as_mmdetection_does(name, tmp_path):
+    golden = Golden(name)
+    config = golden.said["config"]
+    flags = {"with_box_refine": config.get("with_box_refine", False), "as_two_stage": config.get("two_stage", False)}
+    settings = {"num_queries": config["num_queries"], **flags}
+    model = load_model(save_training(tmp_path / "epoch_50.pth", golden.state, f"model = {settings}"))
+    options = model.options
+    sizes = config["enc_layers"], config["dec_layers"], config["hidden_dim"], config["dim_feedforward"]
+    assert (options.enc_layers, options.dec_layers, options.hidden_dim, options.ffn_dim) == sizes
+    assert (options.backbone, options.heads) == (config["backbone"], config["nheads"])
+    assert (options.num_classes, options.num_queries) == (config["num_classes"], config["num_queries"])
+    for option in ("num_feature_levels", "enc_n_points", "dec_n_points", "two_stage", "with_box_refine"):
+        if hasattr(options, option) and option in config:
+            assert getattr(options, option) == config[option]
+    assert model.widths == options.dense_widths()
+    with torch.no_grad():
+        answer = model(golden.images)
+    golden.assert_outputs(answer)
+    golden.assert_detections(detections(golden, answer))
