@@ -1,0 +1,68 @@
+"""What decides the result of a comparison."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from greedyprune.errors import UserError
+from greedyprune.evaluation.predict import AMP_DTYPES
+from greedyprune.ranges import Batch, Count, CountOrNone, Positive, Seed, check_ranges
+from greedyprune.training.config import TrainOptions
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """Everything about a comparison that decides its numbers, but the methods.
+
+    Attributes:
+        retrain_epochs: epochs on labels after pruning; 0: none.
+        retrain_lr: learning rate of retraining, the same for backbone and everything else.
+        retrain_batch_size: images in a step of retraining.
+        retrain_images: only the first so many training images; 0: all.
+        teacher: while retraining, the dense detector's answers are learned beside the labels.
+        calib_images: training images that methods look at.
+        eval_images: validation images, chosen by the seed; 0: all.
+        latency_runs: timed forward passes of each batch size; 0: none.
+        batch_size: images at once in evaluation.
+        amp: mixed precision: `none`, `bf16` or `fp16`.
+        seed: of everything that is drawn.
+    """
+
+    retrain_epochs: CountOrNone = 0
+    retrain_lr: Positive = 1e-4
+    retrain_batch_size: Batch = 16
+    retrain_images: CountOrNone = 0
+    teacher: bool = False
+    calib_images: Count = 500
+    eval_images: CountOrNone = 0
+    latency_runs: CountOrNone = 20
+    batch_size: Batch = 25
+    amp: str = "none"
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, lambda name: f"--{name}")
+        if self.amp not in ("none", *AMP_DTYPES):
+            raise UserError(f"--amp {self.amp!r} is unknown; choose one of none, {', '.join(AMP_DTYPES)}")
+
+    def training(self, keep_zeros: bool) -> TrainOptions:
+        """The retraining of one arm."""
+        return TrainOptions(
+            epochs=self.retrain_epochs,
+            batch_size=self.retrain_batch_size,
+            lr=self.retrain_lr,
+            lr_backbone=self.retrain_lr,
+            schedule="cosine",
+            clip_max_norm=1.0,
+            freeze_norm_at=0.0,
+            augment="flips",
+            train_images=self.retrain_images,
+            eval_every=0,
+            eval_images=0,
+            amp=self.amp,
+            seed=self.seed,
+            keep_zeros=keep_zeros,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
