@@ -308,7 +308,7 @@ def _region(section: Section) -> Region:
     )  # fmt: skip
     for key, only, default in (("coords", 4, 4), ("softmax", 1, 0), ("bias_match", 1, 0)):
         if section.whole(key, default, Range(int, 0)) != only:
-            section.refuse(f"is not supported; only {key}={only} is" if key in section.values else f"has no {key}={only}", key)
+            section.refuse("is not supported" if key in section.values else f"has no {key}={only}", key)
     sides = section.numbers("anchors", POSITIVE)
     count = section.whole("num", 1, _FILTERS)
     if len(sides) != 2 * count:

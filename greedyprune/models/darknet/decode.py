@@ -1,6 +1,6 @@
 """From the last map of a Darknet detector to its answer, and from that to detections."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -8,7 +8,6 @@ from torchvision.ops import batched_nms, nms
 
 from greedyprune.answer import Answer, ObjectnessSoftmax
 from greedyprune.boxes import cxcywh_to_xyxy
-from greedyprune.models.darknet.cfg import COORDINATES
 
 _LINK = ObjectnessSoftmax()
 _LARGEST = 20.0  # of log(size / anchor): beyond it boxes are infinite, and say no more
@@ -21,11 +20,9 @@ class RegionAnswer(Answer):
     Attributes:
         raw: `[B, A, 5 + C, h, w]` of A anchors: x, y, width, height, objectness and C classes, as the network gives
             them; the loss reads them.
-        anchors: `[A, 2]` width and height in cells.
     """
 
-    raw: Tensor | None = None
-    anchors: Tensor | None = None
+    raw: Tensor = field(kw_only=True)
 
 
 def decode(output: Tensor, anchors: Tensor) -> RegionAnswer:
@@ -50,7 +47,7 @@ def decode(output: Tensor, anchors: Tensor) -> RegionAnswer:
     centre = (cells[..., :2].sigmoid() + corner) / size
     extent = anchors.to(output) * cells[..., 2:4].clamp(max=_LARGEST).exp() / size
     boxes = torch.cat((centre, extent), -1).flatten(1, 3)
-    return RegionAnswer(cells[..., 4:].flatten(1, 3), boxes, _LINK, raw=raw, anchors=anchors)
+    return RegionAnswer(cells[..., 4:].flatten(1, 3), boxes, _LINK, raw=raw)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from greedyprune.models.darknet.cfg import Convolutional
 
-# Darknet divides by sqrt(var) + 1e-6. With this epsilon sqrt(var' + eps) is the same number for var' of `stored_variance`.
+# Darknet divides by sqrt(var) + 1e-6, which is sqrt(var' + eps) for this eps and var' of `stored_variance`.
 _DARKNET_EPS, _PYTORCH_EPS = 1e-12, 1e-5
 
 

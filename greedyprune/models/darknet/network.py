@@ -8,7 +8,8 @@ from greedyprune.errors import UserError
 from greedyprune.models.darknet.cfg import Cfg, Convolutional, Layer, MaxPool, Region
 from greedyprune.models.darknet.cfg import Reorg as ReorgSpec
 from greedyprune.models.darknet.cfg import Route as RouteSpec
-from greedyprune.models.darknet.layers import ConvLayer, MaxPool as Pool, Reorg, Route, Shortcut
+from greedyprune.models.darknet.layers import ConvLayer, Reorg, Route, Shortcut
+from greedyprune.models.darknet.layers import MaxPool as Pool
 from greedyprune.models.darknet.options import DarknetInfo
 
 
@@ -76,7 +77,7 @@ def _module(cfg: Cfg, number: int, info: DarknetInfo) -> nn.Module:
     layer: Layer = cfg.layers[number]
     channels = [3 if source < 0 else cfg.channels()[source] for source in cfg.reads(number)]
     if isinstance(layer, Convolutional):
-        return ConvLayer(layer, channels[0], info.epsilon)
+        return ConvLayer(layer, channels[0], info.norm_epsilon)
     if isinstance(layer, MaxPool):
         return Pool(layer.size, layer.stride)
     if isinstance(layer, RouteSpec):

@@ -78,8 +78,7 @@ def region_losses(
         certain = torch.where(silent, 0.0, region.noobject_scale).to(conf)
         certain.view(-1)[place] = region.object_scale
     losses = {
-        name: (weight * (own - aims[name]).square()).sum() / 2
-        for name, own in (("x", x), ("y", y), ("w", w), ("h", h))
+        name: (weight * (own - aims[name]).square()).sum() / 2 for name, own in (("x", x), ("y", y), ("w", w), ("h", h))
     }
     losses["conf"] = (certain * (conf - found).square()).sum() / 2
     logits = raw[:, :, 5:].permute(0, 1, 3, 4, 2).reshape(batch * count * height * width, -1)
@@ -94,7 +93,7 @@ def _assigned(
 
     Of objects that share cell and anchor the last one has the place.
     """
-    batch, count, height, width, _ = predicted.shape
+    _, count, height, width, _ = predicted.shape
     silent = torch.zeros(predicted.shape[:-1], dtype=torch.bool, device=predicted.device)
     scale = predicted.new_tensor([width, height, width, height])
     places, boxes, labels = [], [], []

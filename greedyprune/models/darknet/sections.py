@@ -138,7 +138,9 @@ def read_sections(text: str, source: str) -> list[Section]:
         if not equals or not key:
             raise UserError(f"{source}, line {number}: {shortened(line)!r} is neither [section] nor key=value")
         if not sections:
-            raise UserError(f"{source}, line {number}: {key} stands before the first [section]; a file begins with [net]")
+            raise UserError(
+                f"{source}, line {number}: {key} stands before the first [section]; a file begins with [net]"
+            )
         if key in sections[-1].values:
             before = sections[-1].values[key][1]
             raise UserError(

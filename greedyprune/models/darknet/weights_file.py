@@ -102,7 +102,7 @@ def _tensors(layer: ConvLayer) -> list[tuple[str, Tensor]]:
 
 
 def _is_darknets(model: Darknet, name: str) -> bool:
-    return name == "norm.running_var" and model.info.epsilon == "darknet"
+    return name == "norm.running_var" and model.info.norm_epsilon == "darknet"
 
 
 def _header(data: bytes, ends: list[int], place: str, backbone: bool) -> Header:

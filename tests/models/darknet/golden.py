@@ -14,7 +14,7 @@ from greedyprune.models.darknet.options import DarknetInfo
 
 FOLDER = Path(__file__).parents[2] / "data" / "goldens" / "yolo"
 TINY = FOLDER / "darknet_tiny"
-PUBLISHED = DarknetInfo(reorg="plain", epsilon="pytorch")
+PUBLISHED = DarknetInfo(reorg="plain", norm_epsilon="pytorch")
 _PARTS = {"conv": "conv", "bn": "norm"}
 
 

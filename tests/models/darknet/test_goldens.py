@@ -10,7 +10,7 @@ from greedyprune.models.darknet.layers import MaxPool, Reorg
 from greedyprune.models.darknet.region_loss import PARTS, WARM_UP, region_losses
 from greedyprune.models.darknet.weights_file import write_weights
 
-from .golden import arrays, filled, rule, said, targets_of
+from .golden import arrays, filled, own_key, rule, said, targets_of
 
 OUTPUT = {"rtol": 1e-3, "atol": 1e-4}
 LOSS = {"rel": 1e-3, "abs": 1e-6}
@@ -39,6 +39,11 @@ def batch_targets(about):
     ]
 
 
+def assert_parts(losses, wanted):
+    found = {part: float(losses[part].detach()) for part in PARTS}
+    assert found == pytest.approx({part: wanted[part] for part in PARTS}, **LOSS)
+
+
 @pytest.mark.parametrize("order", ["plain", "darknet"])
 def test_reorg_gives_both_orders_of_channels(order):
     found = arrays("reorg")
@@ -62,15 +67,12 @@ def test_gradients_of_the_loss_are_the_published_ones_while_training(golden, ima
     output = model(images)
     torch.testing.assert_close(output.detach(), wanted["train_output"], **OUTPUT)
     answer = decode(output, model.anchors)
-    named = {name: parameter for name, parameter in model.named_parameters()}
-    from .golden import own_key
+    named = dict(model.named_parameters())
 
     for seen, norms in about["grad_norms"].items():
         model.zero_grad()
         losses = region_losses(answer.raw, batch_targets(about), model.anchors, model.region, int(seen) < WARM_UP)
-        assert {part: float(losses[part]) for part in PARTS} == pytest.approx(
-            {part: about["losses"][seen][part] for part in PARTS}, **LOSS
-        )
+        assert_parts(losses, about["losses"][seen])
         sum(losses.values()).backward(retain_graph=True)
         found = {key: float(named[own_key(model, key)].grad.norm()) for key in norms}
         assert found == pytest.approx(norms, rel=1e-3)
@@ -81,9 +83,7 @@ def test_losses_of_the_published_output(golden, model):
     answer = decode(wanted["output"], model.anchors)
     for seen, parts in about["eval_losses"].items():
         losses = region_losses(answer.raw, batch_targets(about), model.anchors, model.region, int(seen) < WARM_UP)
-        assert {part: float(losses[part]) for part in PARTS} == pytest.approx(
-            {part: parts[part] for part in PARTS}, **LOSS
-        )
+        assert_parts(losses, parts)
         assert float(sum(losses.values())) == pytest.approx(parts["total"], **LOSS)
 
 
@@ -94,7 +94,7 @@ def test_the_loss_of_hard_cases_has_the_published_gradient(model, seen):
     raw = decode(output, model.anchors).raw
     losses = region_losses(raw, targets_of(found["target"]), model.anchors, model.region, int(seen) < WARM_UP)
     wanted = about["cases"][seen]
-    assert {part: float(losses[part]) for part in PARTS} == pytest.approx({part: wanted[part] for part in PARTS}, **LOSS)
+    assert_parts(losses, wanted)
     [gradient] = torch.autograd.grad(sum(losses.values()), output)
     torch.testing.assert_close(gradient, found[f"grad_{seen}"], rtol=1e-3, atol=1e-5)
 
@@ -141,7 +141,9 @@ def test_the_weights_file_is_the_published_one_byte_by_byte(golden, model, tmp_p
     assert hashlib.sha256(data).hexdigest() == about["sha256"]
 
 
-@pytest.mark.parametrize(("size", "stride", "given", "wanted"), [(2, 2, 6, 3), (2, 1, 5, 5), (3, 1, 4, 4), (3, 2, 8, 4)])
+@pytest.mark.parametrize(
+    ("size", "stride", "given", "wanted"), [(2, 2, 6, 3), (2, 1, 5, 5), (3, 1, 4, 4), (3, 2, 8, 4)]
+)
 def test_pools_keep_or_divide_the_size_and_the_border_never_wins(size, stride, given, wanted):
     x = -1 - torch.rand(1, 2, given, given)
     found = MaxPool(size, stride)(x)
