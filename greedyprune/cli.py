@@ -212,4 +212,6 @@ def open_model(args: argparse.Namespace) -> nn.Module:
         UserError: see `open_checkpoint`.
     """
     device = open_device(args)
-    return open_checkpoint(args.resume, opening_options(args), args.cfgs).to(device)
+    return open_checkpoint(args.resume, opening_options(args), None if args.cfgs is None else " ".join(args.cfgs)).to(
+        device
+    )

@@ -163,13 +163,21 @@ class Family(ABC):
         Raises:
             UserError: names the first site that differs.
         """
-        have = {site.name: site.full for site in self.sites(model)}
+        have = self.widths(model)
         for site, width in {} if cfgs is None else self.layout(model).parse(cfgs, "--cfgs").items():
-            if have.get(site, 0) != width:
+            if have[site] != width:
                 raise UserError(
-                    f"--cfgs does not match checkpoint {path}: {site} is {width} in --cfgs and {have.get(site, 0)} in "
-                    "the checkpoint"
+                    f"--cfgs does not match checkpoint {path}: {site} is {width} in --cfgs and {have[site]} in the "
+                    "checkpoint"
                 )
+
+    def masks(self, path: Path, asked: Asked) -> dict[str, Tensor]:
+        """Site name -> mask `[width]` of a published search-time checkpoint, > 0 where a channel is kept; else none."""
+        return {}
+
+    def widths(self, model: nn.Module) -> dict[str, int]:
+        """The width of every site of the dense twin; 0: it is gone."""
+        return {site.name: site.full for site in self.sites(model)}
 
     def kind(self, model: nn.Module) -> str:
         """The name of a detector among `kinds`."""
@@ -181,7 +189,7 @@ class Family(ABC):
 
     def settings(self, model: nn.Module) -> dict[str, Any]:
         """What tells a detector from others of its kind, beside its weights: JSON values by name."""
-        return {"cfgs": {site.name: site.full for site in self.sites(model)}}
+        return {"cfgs": self.widths(model)}
 
     def with_classes(self, model: nn.Module, classes: Classes, kept: Mapping[int, int]) -> nn.Module:
         """A detector for other classes: what depends on them is made anew, everything else is kept.

@@ -12,13 +12,14 @@ from greedyprune.answer import Answer
 from greedyprune.classes import Classes
 from greedyprune.families.base import Asked, Block, Family, Loss
 from greedyprune.families.detr_sites import detr_sites
-from greedyprune.models import MODELS, Detector, load_model, postprocess, save_checkpoint
+from greedyprune.models import MODELS, Detector, load_model, postprocess, read_checkpoint, save_checkpoint
 from greedyprune.models.batch import ImageBatch, pad_images
 from greedyprune.models.criterion import Criterion
 from greedyprune.models.deformable import DeformableDecoderLayer
 from greedyprune.models.deploy import constant_modules, deployed, without_norms
 from greedyprune.models.layers import present
 from greedyprune.models.new_classes import with_classes
+from greedyprune.models.published import search_masks
 from greedyprune.models.registry import model_name
 from greedyprune.sites import Layout, Site
 
@@ -75,6 +76,13 @@ class DetrFamily(Family):
     def open(self, path: Path, asked: Asked) -> Detector:
         self.refuse(path, asked)
         return load_model(path, asked.cfgs, cfgs_name="--cfgs", **asked.options)
+
+    def masks(self, path: Path, asked: Asked) -> dict[str, Tensor]:
+        self.refuse(path, asked)
+        return search_masks(read_checkpoint(path, asked.options.get("key"))[0])
+
+    def widths(self, model: nn.Module) -> dict[str, int]:
+        return _detector(model).widths
 
     def kind(self, model: nn.Module) -> str:
         return model_name(_detector(model))

@@ -63,27 +63,31 @@ def region_losses(
         )  # [B, A, h, w, 4] cxcywh in cells
         truth, silent = _assigned(predicted, targets, anchors, region.thresh)
         place, boxes = truth.place, truth.boxes
-        middle = torch.full_like(x, 0.5)
-        aims = {"x": middle, "y": middle.clone(), "w": torch.zeros_like(w), "h": torch.zeros_like(h)}
         anchor = anchors[place // (height * width) % count]
-        aims["x"].view(-1)[place] = boxes[:, 0] - boxes[:, 0].floor().clamp(max=width - 1)
-        aims["y"].view(-1)[place] = boxes[:, 1] - boxes[:, 1].floor().clamp(max=height - 1)
-        aims["w"].view(-1)[place], aims["h"].view(-1)[place] = (boxes[:, 2:] / anchor).log().unbind(1)
-        weight = torch.full_like(x, float(warming))
-        weight.view(-1)[place] = 1.0
-        weight *= region.coord_scale
-        found = torch.zeros_like(conf)
-        overlap = _iou(predicted.view(-1, 4)[place], boxes) if region.rescore else 1.0
-        found.view(-1)[place] = overlap
-        certain = torch.where(silent, 0.0, region.noobject_scale).to(conf)
-        certain.view(-1)[place] = region.object_scale
+        corner = torch.minimum(boxes[:, :2].floor(), boxes.new_tensor([width - 1, height - 1]))
+        inside = torch.cat((boxes[:, :2] - corner, (boxes[:, 2:] / anchor).log()), 1)  # [M, 4]
+        aims = [_placed(x, rest, place, aim) for rest, aim in zip((0.5, 0.5, 0.0, 0.0), inside.unbind(1), strict=True)]
+        weight = region.coord_scale * _placed(x, float(warming), place, torch.ones_like(inside[:, 0]))
+        overlap = _iou(predicted.view(-1, 4)[place], boxes)
+        found = _placed(x, 0.0, place, overlap if region.rescore else torch.ones_like(overlap))
+        certain = _placed(x, region.noobject_scale, place, torch.full_like(overlap, region.object_scale))
+        of_object = _placed(x, 0.0, place, torch.ones_like(overlap)).bool()
+        certain = certain.masked_fill(silent & ~of_object, 0.0)
     losses = {
-        name: (weight * (own - aims[name]).square()).sum() / 2 for name, own in (("x", x), ("y", y), ("w", w), ("h", h))
+        name: (weight * (own - aim).square()).sum() / 2
+        for name, own, aim in zip(PARTS, (x, y, w, h), aims, strict=False)
     }
     losses["conf"] = (certain * (conf - found).square()).sum() / 2
     logits = raw[:, :, 5:].permute(0, 1, 3, 4, 2).reshape(batch * count * height * width, -1)
     losses["cls"] = region.class_scale * F.cross_entropy(logits[place], truth.labels, reduction="sum")
     return losses
+
+
+def _placed(like: Tensor, rest: float, place: Tensor, values: Tensor) -> Tensor:
+    """`[B, A, h, w]` with values at some places, and one number everywhere else."""
+    flat = like.new_full((like.numel(),), rest)
+    flat[place] = values
+    return flat.view(like.shape)
 
 
 def _assigned(
