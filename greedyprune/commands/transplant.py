@@ -1,6 +1,7 @@
 """`tools/transplant.py`: from a search, a published checkpoint, widths or a classical method to a slim checkpoint."""
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,14 +10,22 @@ from typing import Any
 from torch import nn
 
 from greedyprune import api
-from greedyprune.cli import DEMO_MODEL, Parser, add_cache_argument, add_device_arguments, open_device
+from greedyprune.cli import (
+    DEMO_MODEL,
+    Parser,
+    add_cache_argument,
+    add_darknet_arguments,
+    add_device_arguments,
+    open_checkpoint,
+    open_device,
+    opening_options,
+)
 from greedyprune.commands.by_method import add_method_arguments, pruned_by
 from greedyprune.commands.datasets import open_dataset
+from greedyprune.embedded import checkpoint_path
 from greedyprune.errors import UserError
-from greedyprune.families import family_of
+from greedyprune.families import Asked, Family, family_of, family_of_file
 from greedyprune.files import file_hash
-from greedyprune.models import Detector, load_model, read_checkpoint
-from greedyprune.models.importing.published import search_masks
 from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
 from greedyprune.pruning.transplant import transplant
 from greedyprune.ranges import COUNT_OR_NONE, SHARE
@@ -43,14 +52,16 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--resume",
-        type=file_path,
+        type=checkpoint_path,
         default=DEMO_MODEL,
         metavar="PATH",
-        help="dense checkpoint, or a published search-time one (default: the embedded demo detector)",
+        help="dense checkpoint, or a published search-time one, or the name of an embedded detector "
+        f"(default: {DEMO_MODEL.stem})",
     )
     parser.add_argument(
         "--key", type=plain_text, metavar="NAME", help="which set of weights in --resume (default: the only one)"
     )
+    add_darknet_arguments(parser)
     parser.add_argument("--db", type=plain_text, metavar="URL", help=f"database of the search (default: {DEFAULT_DB})")
     parser.add_argument(
         "--study", type=plain_text, metavar="NAME", help="name of the study (default: the only one in the database)"
@@ -119,8 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         before, after = (sum(p.numel() for p in each.get_submodule(name).parameters()) for each in (model, slim))
         print(f"{label}: {before:,} -> {after:,} parameters ({after / before - 1:+.1%})", file=sys.stderr)
     print(f"saved {args.output}; its widths are", file=sys.stderr)
-    assert isinstance(slim, Detector)
-    print(slim.options.layout.to_text(slim.widths))
+    print(json.dumps(family.layout(slim).to_list(family.widths(slim))))
     return 0
 
 
@@ -129,20 +139,20 @@ def _slim(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
     device = open_device(args)
     if args.cfgs is not None:
         _refuse(args, "--cfgs gives the widths")
-        overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
-        model = load_model(args.resume, key=args.key, **overrides).to(device)
+        model = open_checkpoint(args.resume, opening_options(args)).to(device)
         family = family_of(model)
-        widths = family.layout(model).parse(args.cfgs, "--cfgs")
+        widths = family.layout(model).parse(" ".join(args.cfgs), "--cfgs")
         return model, transplant(family, model, kept_by_magnitude(family.sites(model), model.state_dict(), widths))
-    model = load_model(args.resume, key=args.key)
+    options = opening_options(args)
     if args.method is not None:
-        model = model.to(device)
+        model = open_checkpoint(args.resume, options).to(device)
         return model, pruned_by(args, model)
-    masks = {} if args.db is not None else search_masks(read_checkpoint(args.resume, args.key)[0])
+    family = family_of_file(args.resume)
+    masks = {} if args.db is not None else family.masks(args.resume, Asked(options=options))
     if not masks:
-        return _searched(args, model)
+        return _searched(args, family)
+    model = family.open(args.resume, Asked(options=options))
     _refuse(args, "a published search-time checkpoint says itself what survives")
-    family = family_of(model)
     kept, exchanged = kept_from_masks(family.sites(model), masks)
     print(f"{len(kept)} search masks; {exchanged} channels exchanged so that heads keep equal numbers", file=sys.stderr)
     model = model.to(device)
@@ -160,7 +170,7 @@ def _refuse(args: argparse.Namespace, why: str, options: Sequence[str] = _OF_STU
             raise UserError(f"--{name} does nothing in this call: {why}; leave it out")
 
 
-def _searched(args: argparse.Namespace, model: Detector) -> tuple[nn.Module, nn.Module]:
+def _searched(args: argparse.Namespace, family: Family) -> tuple[nn.Module, nn.Module]:
     """The model as it was searched, and what a finished study, if it searched this very model, leaves of it."""
     if args.db is None and not DEFAULT_DB.is_file():
         raise UserError(f"there is no {DEFAULT_DB}; search first (tools/prune_greedy.py), or give --db or --cfgs")
@@ -173,16 +183,17 @@ def _searched(args: argparse.Namespace, model: Detector) -> tuple[nn.Module, nn.
         raise UserError(
             f"the search is not finished ({len(study.trials)} trials are done): run its command again until it is"
         )
-    if study.settings.get("whole_heads", False) != model.options.whole_heads:
-        model = load_model(args.resume, key=args.key, whole_heads=bool(study.settings.get("whole_heads")))
-    model = model.to(open_device(args))
+    asked = opening_options(args)
+    if "whole_heads" in family.opening:
+        asked["whole_heads"] = bool(study.settings.get("whole_heads"))
+    model = family.open(args.resume, Asked(options=asked)).to(open_device(args))
     summary = Summary.from_json(study.result, study.place)
     trial = _told(args, study, summary)
     number = None if trial is None else study.trials.index(trial)
     saved = _saved(args, study, number)
     if saved is not None:
         print(f"it is in {saved} already, and read from there", file=sys.stderr)
-        return model, load_model(saved)
+        return model, api.load(saved)
     val, train = (open_dataset(args, model, split) for split in ("val", "train"))
     with SearchDisplay() as display:
         cache_gb = Resources.cache_gb if args.cache_gb is None else args.cache_gb
