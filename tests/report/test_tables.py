@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from greedyprune.evaluation.ap import unique_names
+from greedyprune.evaluation.accuracy import unique_names
 from greedyprune.report.front import Front
 from greedyprune.report.result import SitesCost, Spent, Summary
 from greedyprune.report.tables import (
