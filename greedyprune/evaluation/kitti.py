@@ -113,7 +113,8 @@ class KittiEvaluator:
 
     def _truths_of(self, coco: Any, name: str, named: dict[str, int]) -> _Truths:
         own, neighbour = self._categories[name], named.get(NEIGHBOURS.get(name, "").lower())
-        boxes, images, left_out, regions, counts = [], [], [], [], []
+        boxes, images, left_out, counts = [], [], [], []
+        regions: list[list[float]] = []
         for place, image in enumerate(self._images.tolist()):
             before = len(regions)
             for truth in coco.imgToAnns.get(image, ()):
@@ -153,9 +154,7 @@ class KittiEvaluator:
             values = [summed(curve) for summed in (_by_40_points, _by_11_points) for curve in curves]
             per_class[name] = dict(zip(NAMES[1:], values, strict=True))
         means = {each: mean_known(np.array([of[each] for of in per_class.values()])) for each in NAMES[1:]}
-        return Accuracy(
-            {"AP": means[RANKED], **means}, {name: of[RANKED] for name, of in per_class.items()}, per_class
-        )
+        return Accuracy({"AP": means[RANKED], **means}, {name: of[RANKED] for name, of in per_class.items()}, per_class)
 
     def _known(self, found: Found) -> Detections:
         detections = as_detections(found)
@@ -196,9 +195,7 @@ class KittiEvaluator:
         covered = _shared(box[inside], truths.region_box[region]) > least * _area(box[inside])
         excused = np.zeros(len(some), dtype=bool)
         excused[inside[covered]] = True
-        return _Answers(
-            box, detections.scores[some], low[some], excused, answer[order], truth[order], overlap[order]
-        )
+        return _Answers(box, detections.scores[some], low[some], excused, answer[order], truth[order], overlap[order])
 
 
 def _chosen(

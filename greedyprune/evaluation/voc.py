@@ -16,7 +16,9 @@ from greedyprune.evaluation.cells import Cells
 from greedyprune.evaluation.detections import Found, as_detections
 
 OVERLAP = 0.5  # that a detection must exceed
-RECALLS = np.arange(0.0, 1.1, 0.1)  # of the 11 points, with the rounding that published numbers have: 0.30000000000000004
+RECALLS = np.arange(
+    0.0, 1.1, 0.1
+)  # of the 11 points, with the rounding that published numbers have: 0.30000000000000004
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,7 @@ class Frame:
         return right, wrong
 
 
-def kitti_ap(
-    frames: Sequence[tuple[Sequence[Label], Sequence[Answer]]], kind: str, level: str
-) -> tuple[float, float]:
+def kitti_ap(frames: Sequence[tuple[Sequence[Label], Sequence[Answer]]], kind: str, level: str) -> tuple[float, float]:
     """AP by 11 and by 40 points; -1 where there is nothing to find."""
     images = [Frame(labels, answers, kind, level) for labels, answers in frames]
     total = sum(sum(image.counts) for image in images)
