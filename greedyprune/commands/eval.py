@@ -102,7 +102,7 @@ def _tell_doubts(args: argparse.Namespace, dataset: CocoDetection, result: EvalR
     """What speaks against model and data belonging together, on stderr."""
     chosen, ap = subset_ids(dataset.image_ids, args.eval_images, args.seed), result.accuracy["AP"]
     assert result.detections is not None
-    told = doubt(dataset.coco, chosen, result.detections, ap)
+    told = doubt(dataset.coco, chosen, result.detections, ap if result.metric == COCO else None)
     if ap < NOTHING:
         told = f"nothing is found: {why_nothing(dataset.coco, chosen, result.detections)}"
     if told:

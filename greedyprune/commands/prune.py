@@ -102,6 +102,7 @@ def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site
     teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(str(args.resume))}"
     teacher += "" if args.key is None else f" --teacher_key {shlex.quote(args.key)}"
     print(f"    {tool('train')} {resume} --teacher{teacher}")
-    print(f"    {tool('eval')} {resume}")
+    metric = "" if options.metric == COCO else f" --metric {options.metric}"
+    print(f"    {tool('eval')} {resume}{metric}")
     print("--cfgs")
     print(json.dumps(summary.cfgs))

@@ -26,6 +26,7 @@ class Evaluator:
 
     Attributes:
         ids: all validation images.
+        metric: what AP is.
     """
 
     def __init__(self, subset: Activations, rest: Activations, val: CocoDetection, metric: str = COCO) -> None:
@@ -33,7 +34,7 @@ class Evaluator:
         self.bench = subset.bench
         self.categories = map_labels(self.bench.family.classes(self.bench.model), val.coco, val.root).categories
         self.ids = [*subset.batches.ids, *rest.batches.ids]
-        judge = metric_of(metric)
+        self.metric, judge = metric, metric_of(metric)
         self.subset_ap = judge.evaluator(val.coco, subset.batches.ids)
         self.full_ap = judge.evaluator(val.coco, self.ids)
 

@@ -169,7 +169,8 @@ def measured_baseline(evaluator: Evaluator) -> Baseline:
             f"(AP {subset_map:.4f}; on all {len(evaluator.ids)} it is {full_map:.4f}): "
             f"{why_nothing(evaluator.coco, evaluator.subset.batches.ids, subset)}. Give a larger --subset_images"
         )
-    if told := doubt(evaluator.coco, evaluator.ids, found, full_map):
+    coco_ap = full_map if evaluator.metric == COCO else None
+    if told := doubt(evaluator.coco, evaluator.ids, found, coco_ap):
         print(f"warning: {told}", file=sys.stderr)
     seconds = time.perf_counter() - started
     return Baseline(subset_map, full_map, evaluator.bench.image_forwards - before, seconds)

@@ -38,11 +38,17 @@ def test_a_broken_line_is_one_line_and_exit_code_2_and_nothing_is_written(kitti,
     told = "has 2 columns, not 15; correct or remove it (--skip_broken leaves it out)"
     assert done.stderr == f"error: {labels} line 2 {told}\n"
     assert not (tmp_path / "out").exists()
-    done = tool("kitti", kitti, "--out", tmp_path / "out" / "coco", "--skip_broken")
-    assert done.returncode == 0
-    assert "warning: broken lines and files that are left out: 1\n" in done.stderr
-    assert f"{labels} line 2 has 2 columns" in done.stderr
-    assert done.stdout.splitlines()[0] == "train: 2 images (0 empty), 2 objects, 3 crowds"
+
+
+def test_broken_lines_and_files_are_left_out_where_asked_and_told(kitti, tmp_path, capsys):
+    labels = kitti / "training" / "label_2" / "000002.txt"
+    labels.write_text("\n".join([WALKER, *["Car 0.0"] * 12]))
+    (kitti / "training" / "image_2" / "000004.png").unlink()
+    main(["kitti", str(kitti), "--out", str(tmp_path / "coco"), "--skip_broken"])
+    printed = capsys.readouterr()
+    assert "warning: broken lines and files that are left out: 13, the first 10 of them\n" in printed.err
+    assert printed.err.count(f"  {labels} line ") == 10
+    assert printed.out.splitlines()[0] == "train: 2 images (0 empty), 2 objects, 3 crowds"
 
 
 def test_what_is_written_is_read_and_judged_by_kittis_levels(kitti, tmp_path, capsys):
