@@ -1,5 +1,6 @@
 """Data sets of other formats as COCO's layout: what the formats have in common."""
 
+import errno
 import json
 import os
 import shutil
@@ -196,7 +197,7 @@ def place_image(path: Path, target: Path, placing: str) -> None:
     """Copy or link an image.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it cannot be linked.
         OSError: the disk refuses.
     """
     if not path.is_file():
@@ -205,7 +206,12 @@ def place_image(path: Path, target: Path, placing: str) -> None:
     if placing == "copy":
         shutil.copyfile(path, target)
     elif placing == "hardlink":
-        os.link(path.resolve(), target)
+        try:
+            os.link(path.resolve(), target)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP):
+                raise
+            raise UserError(f"{path} cannot be linked from another disk; give --images copy or symlink") from None
     else:
         target.symlink_to(path.resolve())
 

@@ -28,6 +28,7 @@ CLASSES = ("Car", "Pedestrian", "Cyclist")
 NEIGHBOURS = {"Van": "Car", "Person_sitting": "Pedestrian"}  # neither right nor wrong where these are evaluated
 REGION = "DontCare"
 COLUMNS = 15
+LONGEST_ID = 19  # digits of the first numbers that an id of COCO's layout may not have
 NUMBERS = (
     *("truncated", "occluded", "alpha", "left", "top", "right", "bottom"),
     *("height", "width", "length", "x", "y", "z", "rotation_y"),
@@ -87,7 +88,9 @@ def _picture(base: Path, name: str, classes: Classes, tally: Tally) -> Picture:
         if line.strip():
             with tally.passing():
                 things += _things(line, f"{labels} line {number}", (width, height), classes, tally)
-    return Picture(path, path.name, height, width, things, int(name) if name.isdecimal() else None)
+    return Picture(
+        path, path.name, height, width, things, int(name) if name.isdecimal() and len(name) < LONGEST_ID else None
+    )
 
 
 def _things(line: str, place: str, size: tuple[int, int], classes: Classes, tally: Tally) -> list[Thing]:

@@ -69,7 +69,8 @@ def read_voc(
                 with tally.passing():
                     splits[split].append(_picture(year, name, apart, tally, encoding))
     found = sorted({thing.name for pictures in splits.values() for each in pictures for thing in each.things})
-    is_vocs = years != [folder] and set(found) <= set(CLASSES) and not classes.merged
+    named = all(_YEAR.fullmatch(year.resolve().name) for year in years)
+    is_vocs = named and set(found) <= set(CLASSES) and not classes.merged
     return Source(
         {split: [_selected(each, classes, tally) for each in pictures] for split, pictures in splits.items()},
         classes.numbered(CLASSES if is_vocs else found),

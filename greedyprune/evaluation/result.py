@@ -7,7 +7,7 @@ from typing import Any
 from greedyprune.entries import Entries
 from greedyprune.errors import UserError
 from greedyprune.evaluation.detections import Detections
-from greedyprune.evaluation.metrics import COCO, metric_of
+from greedyprune.evaluation.metrics import COCO, METRICS
 from greedyprune.evaluation.profile import Latency
 from greedyprune.ranges import AMOUNT, COUNT, COUNT_OR_NONE, PIXELS, SEED, Range
 
@@ -110,13 +110,15 @@ class EvalResult:
         parts = told.texts("parts")
         size = told.entry("image_size", list)
         metric = told.entry("metric", str) if "metric" in told.value else COCO  # results of 0.1.0 do not say so
+        if metric not in METRICS:
+            raise UserError(f"{place}: metric is {metric!r}, it must be one of {', '.join(METRICS)}")
         classes = Entries(told.value.get("class_scores", {}), f"{place}: class_scores")
         if len(size) != 2:
             raise UserError(f"{place}: image_size is {size!r}, it must be a height and a width")
         for each in size:
             PIXELS.check(each, f"{place}: image_size")
         return cls(
-            accuracy={name: told.number(name, SCORE) for name in metric_of(metric).names},
+            accuracy={name: told.number(name, SCORE) for name in METRICS[metric].names},
             per_class=Entries(told.entry("per_class", dict), f"{place}: per_class").numbers(SCORE),
             cost=_costs(told, "", place),
             parts={label: _costs(told, _prefix(label), place) for label in parts},
