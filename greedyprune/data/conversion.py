@@ -155,8 +155,8 @@ def write_coco(folder: Path, source: Source, placing: str = "copy") -> None:
         placing: one of `PLACINGS`: how images get there.
 
     Raises:
-        UserError: the folder is not empty, or two images of a split have one name or id.
-        OSError: the disk refuses; names the file.
+        UserError: the folder is not empty, or two images of a split have one name, or one cannot be placed.
+        OSError: the disk refuses; names the folder.
     """
     ids = {name: number for number, name in source.categories.items()}
     numbers = {split: _numbers(source, split) for split in SPLITS}
