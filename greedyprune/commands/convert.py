@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
 from greedyprune.cli import Parser
@@ -43,11 +42,11 @@ def parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("classes")
     group.add_argument(
         "--classes",
-        type=_names,
+        type=plain_text,
         metavar="A,B,C",
         help="in the order of their ids; others are left out (default: all; of KITTI Car,Pedestrian,Cyclist)",
     )
-    group.add_argument("--merge", type=_merged, metavar="A=B,C=D", help="take objects of A for B, and so on")
+    group.add_argument("--merge", type=plain_text, metavar="A=B,C=D", help="take objects of A for B, and so on")
     group = parser.add_argument_group("KITTI: training and validation images")
     for split in SPLITS:
         group.add_argument(
@@ -120,7 +119,7 @@ def _check(args: argparse.Namespace) -> None:
 def _read(args: argparse.Namespace, tally: Tally) -> Source:
     if not args.folder.exists():
         raise UserError(f"data folder {args.folder} does not exist")
-    classes = Classes(args.classes or (), args.merge or {})
+    classes = Classes(_names(args.classes), _merged(args.merge))
     if args.format == "yolo":
         return read_yolo(args.folder, classes, tally)
     if args.format == "voc":
@@ -161,25 +160,26 @@ def _tell(tally: Tally) -> None:
     print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """An argparse type: names between commas.
+def _names(text: str | None) -> tuple[str, ...]:
+    """The names of `--classes`.
 
     Raises:
-        ArgumentTypeError: one of them is empty.
+        UserError: one of them is empty.
     """
-    names = tuple(name.strip() for name in plain_text(text).split(","))
+    names = tuple(name.strip() for name in text.split(",")) if text is not None else ()
     if not all(names):
-        raise ArgumentTypeError(f"{text!r} has an empty name; give names between commas")
+        raise UserError(f"--classes {printable(text or '')} has an empty name; give names between commas")
     return names
 
 
-def _merged(text: str) -> dict[str, str]:
-    """An argparse type: `A=B,C=D`.
+def _merged(text: str | None) -> dict[str, str]:
+    """The pairs of `--merge`.
 
     Raises:
-        ArgumentTypeError: a part is no pair.
+        UserError: a part is no pair.
     """
-    pairs = [tuple(name.strip() for name in part.split("=")) for part in plain_text(text).split(",")]
+    parts = text.split(",") if text is not None else []
+    pairs = [tuple(name.strip() for name in part.split("=")) for part in parts]
     if not all(len(pair) == 2 and all(pair) for pair in pairs):
-        raise ArgumentTypeError(f"{text!r} is not of the form A=B,C=D")
+        raise UserError(f"--merge {printable(text or '')} is not of the form A=B,C=D; correct it")
     return {pair[0]: pair[1] for pair in pairs}
