@@ -30,11 +30,6 @@ class Arm:
         """`filter_l1:0.3`, as tables call it."""
         return f"{self.method.name}:{self.amount:g}"
 
-    @property
-    def folder(self) -> str:
-        """A name for its files."""
-        return f"{self.method.name}-{self.amount:g}"
-
 
 def parse_arms(text: str, source: str = "--methods") -> list[Arm]:
     """Arms from `NAME:AMOUNT` and `NAME:FROM..TO` or `NAME:FROM..TO/STEP`, separated by commas.

@@ -1,12 +1,15 @@
 """What decides the result of a comparison."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from greedyprune.errors import UserError
+from greedyprune.evaluation.metrics import COCO, METRICS
 from greedyprune.evaluation.predict import AMP_DTYPES
 from greedyprune.ranges import Batch, Count, CountOrNone, Positive, Seed, check_ranges
 from greedyprune.training.config import TrainOptions
+
+AUGMENT = "flips"  # of retraining
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class ComparisonOptions:
         eval_images: validation images, chosen by the seed; 0: all.
         latency_runs: timed forward passes of each batch size; 0: none.
         batch_size: images at once in evaluation.
+        metric: whose AP is told.
         amp: mixed precision: `none`, `bf16` or `fp16`.
         seed: of everything that is drawn.
     """
@@ -36,13 +40,16 @@ class ComparisonOptions:
     eval_images: CountOrNone = 0
     latency_runs: CountOrNone = 20
     batch_size: Batch = 25
-    amp: str = "none"
+    metric: str = field(default=COCO, metadata={"choices": tuple(METRICS)})
+    amp: str = field(default="none", metadata={"choices": ("none", *AMP_DTYPES)})
     seed: Seed = 0
 
     def __post_init__(self) -> None:
         check_ranges(self, lambda name: f"--{name}")
-        if self.amp not in ("none", *AMP_DTYPES):
-            raise UserError(f"--amp {self.amp!r} is unknown; choose one of none, {', '.join(AMP_DTYPES)}")
+        for each in fields(self):
+            value, choices = getattr(self, each.name), each.metadata.get("choices")
+            if choices and value not in choices:
+                raise UserError(f"--{each.name} {value!r} is unknown; choose one of {', '.join(choices)}")
 
     def training(self, keep_zeros: bool) -> TrainOptions:
         """The retraining of one arm."""
@@ -54,7 +61,7 @@ class ComparisonOptions:
             schedule="cosine",
             clip_max_norm=1.0,
             freeze_norm_at=0.0,
-            augment="flips",
+            augment=AUGMENT,
             train_images=self.retrain_images,
             eval_every=0,
             eval_images=0,

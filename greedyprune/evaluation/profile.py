@@ -145,8 +145,9 @@ def measure_latency(
     warmup: int = 3,
     runs: int = 20,
     amp: str | None = None,
+    batch: int = 1,
 ) -> dict[str, Latency]:
-    """Time of a forward pass over one image (batch 1), of the whole and of the measured parts on what they get of it.
+    """Time of a forward pass, of the whole and of the measured parts on what they get in it.
 
     Args:
         family: of the model.
@@ -155,8 +156,9 @@ def measure_latency(
         warmup: passes before the clock runs.
         runs: passes that are timed, at least 1.
         amp: see `autocast`.
+        batch: images at once.
     """
-    inputs = family.inputs(model, [_image(model, size)])
+    inputs = family.inputs(model, [_image(model, size)] * batch)
     given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     parts = {label: model.get_submodule(name) for label, name in family.measured.items()}
     with evaluating(model), autocast(_device(model), amp):

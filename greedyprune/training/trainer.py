@@ -38,7 +38,7 @@ class Trainer:
     Args:
         model: the detector; its weights are where a new training starts.
         feed: training batches.
-        validation: measures the AP after epochs.
+        validation: measures the AP after epochs; None: nothing does.
         options: what decides the result.
         run: how it is run; `output_dir` exists.
         world: the processes.
@@ -53,7 +53,7 @@ class Trainer:
         self,
         model: nn.Module,
         feed: Feed,
-        validation: Validation,
+        validation: Validation | None,
         options: TrainOptions,
         run: RunOptions,
         world: World,
@@ -197,7 +197,8 @@ class Trainer:
         number = position.epochs_done + 1
         last = number == options.epochs or position.step == self.total
         record: dict[str, Any] = {"step": position.step, "epoch": number, "seconds": round(position.seconds, 1)}
-        if last or (options.eval_every and number % options.eval_every == 0):
+        due = last or (options.eval_every and number % options.eval_every == 0)
+        if due and self.validation is not None:
             if self._saved_step < position.step:
                 self._save()
             started = time.perf_counter()
