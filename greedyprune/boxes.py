@@ -13,12 +13,6 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
-def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """`[..., 4]` corners -> `[..., 4]` centre and size."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat(((low + high) / 2, high - low), dim=-1)
-
-
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalized IoU (Rezatofighi et al. 2019, algorithm 1) of boxes that broadcast against each other.
 

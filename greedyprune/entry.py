@@ -15,7 +15,7 @@ COMMANDS = {
     "prune": ("prune", "search the smallest widths that hold the AP you ask for"),
     "transplant": ("transplant", "a slim checkpoint from a search, any of its trials, or widths"),
     "train": ("train", "fine-tune, with a teacher if you like, or train from scratch"),
-    "save": ("save", "write a checkpoint anew, weights of many zeros as bit mask and values"),
+    "save": ("save", "write a checkpoint anew, one of many zeros in few bytes"),
     "eval": ("eval", "COCO numbers, parameters, multiply-adds, latency, pictures"),
     "study": ("study", "methods of pruning compared, before and after retraining: tables, plots, a page"),
     "import-hf": ("import_hf", "a HuggingFace DAB-DETR or Deformable DETR as a checkpoint"),

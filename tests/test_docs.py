@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import greedyprune
-from greedyprune import api, families
+from greedyprune import api, classical, families
 from greedyprune.cli import DEMO_MODEL, open_model
 from greedyprune.commands import (
     bench_scorers,
@@ -21,6 +21,7 @@ from greedyprune.commands import (
     import_hf,
     pretrain_backbone,
     prune_options,
+    save,
     train,
     transplant,
 )
@@ -38,11 +39,11 @@ PARSE = {
         tool.__name__.rsplit(".")[-1]: tool.parser().parse_args
         for tool in (bench_scorers, bench_search, convert, eval, import_hf)
     },
-    **{tool.__name__.rsplit(".")[-1]: tool.parser().parse_args for tool in (pretrain_backbone, transplant)},
+    **{tool.__name__.rsplit(".")[-1]: tool.parser().parse_args for tool in (pretrain_backbone, save, transplant)},
 }
 LONGEST = 30  # lines of code of an example
 # Everything that a registration adds to.
-TABLES = (scorers.ORDERS, kinds.KINDS, phases.PHASES, phases.SCHEDULES, cost.COUNTED)
+TABLES = (scorers.ORDERS, classical.METHODS, kinds.KINDS, phases.PHASES, phases.SCHEDULES, cost.COUNTED)
 LISTS = (scorers.SCORERS, options.SCHEDULES, options.COSTS, families._FAMILIES)
 
 

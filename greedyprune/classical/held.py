@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -47,22 +47,45 @@ def hold(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
     Args:
         model: changed in place.
         kept: weight name -> bool of its shape.
+
+    Raises:
+        ValueError: a layer has another parametrization, or this one already.
     """
     for name, each in kept.items():
         module, attribute = place_of(name)
         owner = model.get_submodule(module)
+        if parametrize.is_parametrized(owner, attribute) or not _ours(owner):
+            raise ValueError(f"{name} has a parametrization already; remove it first")
         weight = getattr(owner, attribute)
         parametrize.register_parametrization(owner, attribute, Kept(each.to(weight.device)))
 
 
 def fold(model: Model) -> Model:
-    """The model itself, its held weights plain parameters with zeros again."""
+    """The model itself, its held weights plain parameters with zeros again, and the same objects as before."""
     for module in model.modules():
-        if parametrize.is_parametrized(module):
-            for name, chain in list(module.parametrizations.items()):  # type: ignore[union-attr, operator]
-                if isinstance(chain[0], Kept):
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        chains = _chains(module)
+        if not chains or not _ours(module):
+            continue
+        # Not torch's remove_parametrizations: it takes the weight from the class, which copies of the module share.
+        values = {name: (chain.original, chain().detach()) for name, chain in chains.items()}
+        del module.parametrizations
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        for name, (parameter, value) in values.items():
+            parameter.data = value
+            module.register_parameter(name, parameter)
     return model
+
+
+def _chains(module: nn.Module) -> dict[str, Any]:
+    """A module's parametrizations, by the name of what they stand for."""
+    if not parametrize.is_parametrized(module):
+        return {}
+    return dict(module.parametrizations.items())  # type: ignore[union-attr, operator]
+
+
+def _ours(module: nn.Module) -> bool:
+    """Whether a module has no parametrizations but those of `hold`."""
+    return all(isinstance(each, Kept) for chain in _chains(module).values() for each in chain)
 
 
 def folded(model: Model) -> Model:

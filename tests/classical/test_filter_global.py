@@ -45,10 +45,9 @@ def test_filters_below_the_percentile_of_all_go(rule: str) -> None:
 @pytest.mark.parametrize("rule", METHODS_BY_RULE)
 def test_the_studys_counts_come_out_of_its_rule_at_full_size(rule: str) -> None:
     found = golden()
+    method, every = METHODS[METHODS_BY_RULE[rule]], list(weights().values())
     for share, expected in found[rule].items():
-        kept = [
-            int(each.sum()) for each in METHODS[METHODS_BY_RULE[rule]].rows(list(weights().values()), int(share) / 100)
-        ]
+        kept = [int(each.sum()) for each in method.rows(every, int(share) / 100)]
         assert kept == expected["kept"]
         count = sum(a * b for a, b in zip(kept, found["fan_in"], strict=True)) + found["not_conv_weights"]
         assert count == expected["nonzero_parameters"]

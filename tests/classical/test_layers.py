@@ -76,5 +76,5 @@ def test_more_layers_than_there_are_and_detectors_without_are_refused() -> None:
     grid = subject(GRID)
     with pytest.raises(UserError, match="layers: this grid detector has no layers that can leave"):
         METHODS["layers"].apply(Subject(grid.family, grid.model), 1)
-    with pytest.raises(UserError, match="layers: the amount is 0.5, it must be a whole number of at least 1"):
+    with pytest.raises(UserError, match=r"layers: the amount is 0.5, it must be a whole number of at least 1"):
         METHODS["layers"].apply(Subject(one.family, one.model), 0.5)

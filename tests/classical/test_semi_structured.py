@@ -1,4 +1,4 @@
-"""`semi_structured`: two of every four, in the direction in which GPUs multiply; what no device here runs is refused."""
+"""`semi_structured`: two of every four, in the direction in which GPUs multiply; elsewhere one clear line."""
 
 import pytest
 import torch
@@ -9,12 +9,12 @@ from greedyprune.classical import METHODS, Subject, semi_structured
 from greedyprune.classical.semi_structured import accelerated
 from greedyprune.classical.weights import weights_of
 
-from ..helpers.engine import EVERY_KIND, subject
+from ..helpers.engine import GRID, subject
 
 METHOD = METHODS["semi_structured"]
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", [GRID, "dn_detr", "deformable"])
 def test_the_two_largest_of_every_four_inputs_stay(kind: str) -> None:
     one = subject(kind)
     about = Subject(one.family, one.model)
@@ -27,9 +27,10 @@ def test_the_two_largest_of_every_four_inputs_stay(kind: str) -> None:
         flat, found = (each.flatten(2) if each.dim() > 2 else each[..., None] for each in (weight, pruned[name]))
         for start in range(0, weight.shape[1], 4):
             four = flat[:, start : start + 4]
-            largest = four.abs().topk(2, 1).indices
-            expected = torch.zeros_like(four).scatter(1, largest, four.gather(1, largest))
-            assert torch.equal(found[:, start : start + 4], expected)
+            left = found[:, start : start + 4]
+            assert torch.equal(left, torch.where(left == 0, 0.0, four))
+            assert ((left != 0).sum(1) <= 2).all()
+            assert torch.equal(left.abs().topk(2, 1).values, four.abs().topk(2, 1).values)
         changed += 1
     assert changed
 
@@ -41,14 +42,12 @@ def test_of_equal_weights_the_first_two_stay() -> None:
 
 def test_only_a_half_is_offered() -> None:
     one = subject()
-    with pytest.raises(UserError, match="semi_structured: the amount is 0.4, it must be a number of at least 0.5"):
+    with pytest.raises(UserError, match=r"semi_structured: the amount is 0.4, it must be a number of at least 0.5"):
         METHOD.apply(Subject(one.family, one.model), 0.4)
 
 
 def test_a_device_that_does_not_run_it_is_named_in_one_line() -> None:
-    with pytest.raises(
-        UserError, match=r"2:4 sparsity runs on NVIDIA GPUs of compute capability 8.0 and above, and the"
-    ):
+    with pytest.raises(UserError, match=r"2:4 sparsity runs on NVIDIA GPUs of compute capability 8.0 and above"):
         accelerated(subject().model)
 
 

@@ -37,9 +37,9 @@ def test_weights_are_those_of_layers_and_stacked_projections_each_once(kind: str
     assert set(pointers) == {each.data_ptr() for each in parameters.values() if id(each) in layers | packed}
 
 
-@pytest.mark.parametrize("name", ["weight", "weight_per_layer"])
-def test_what_is_strictly_above_the_threshold_stays_and_nothing_else_changes(name: str) -> None:
-    one = subject("deformable")
+@pytest.mark.parametrize(("kind", "name"), [("grid", "weight"), ("grid", "weight_per_layer"), ("deformable", "weight")])
+def test_what_is_strictly_above_the_threshold_stays_and_nothing_else_changes(kind: str, name: str) -> None:
+    one = subject(kind)
     about = Subject(one.family, one.model)
     pruned = METHODS[name].apply(about, 0.6)
     before, after = weights_of(about), pruned.state_dict()

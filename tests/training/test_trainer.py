@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from greedyprune import UserError, load_model
+from greedyprune.classical import METHODS, Subject
+from greedyprune.families import family_of
 from greedyprune.training import Stopped
 from greedyprune.training.state import BEST, LAST, STATE
 
@@ -148,3 +150,28 @@ def test_other_ways_to_train_run_through(data, tmp_path, options):
     records = train(make_trainer(data, tmp_path, run={"log_every": 1, "channels_last": True}, **options))
     assert len(losses(records)) == 4
     assert ("tgt_loss_ce" in records[0]) != bool(options.get("no_dn"))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_zeros_are_kept_and_the_files_are_those_of_any_model(data, tmp_path, ema):
+    def pruned():
+        model = small_model()
+        return METHODS["weight"].apply(Subject(family_of(model), model), 0.8).train()
+
+    options = {"keep_zeros": True, "ema": ema, "eval_every": 1, "lr": 1e-2, "lr_backbone": 1e-2, "weight_decay": 0.1}
+    train(make_trainer(data, tmp_path / "straight", model=pruned(), **options))
+    before = pruned().state_dict()
+    for name in (LAST, BEST):
+        after = load_model(tmp_path / "straight" / name)
+        zeros = {key: tensor == 0 for key, tensor in before.items() if tensor.dim() > 1 and (tensor == 0).any()}
+        weights = {key: tensor for key, tensor in after.state_dict().items() if key in zeros}
+        assert sum(int(each.sum()) for each in zeros.values()) > 1000
+        assert all(not weights[key][zeros[key]].any() for key in weights if "embed" not in key)
+        assert any(not torch.equal(weights[key], before[key]) for key in weights)
+    # And a state from which it goes on.
+    trainer = make_trainer(data, tmp_path / "stopped", model=pruned(), **options)
+    signal_after(trainer, 3)
+    with pytest.raises(Stopped):
+        train(trainer)
+    train(make_trainer(data, tmp_path / "stopped", model=pruned(), **options))
+    assert farthest(tmp_path / "straight" / LAST, tmp_path / "stopped" / LAST) == 0

@@ -1,7 +1,8 @@
 """`sensitivity`, `sensitivity_weight`: filters whose weights change the loss least leave.
 
-The gradient is that of the loss of one batch; its size is averaged over the batches, so that what pulls one way in one
-and another way in the next counts. A unit's score is the mean over the weights that write it, of all its tensors.
+The gradient is that of the loss of one batch, or without labels what `gradients_of` says. Its size is averaged over the
+batches, so that what pulls one way in one and another way in the next counts. A unit's score is the mean over the
+weights that write it, of all its tensors.
 """
 
 from collections.abc import Callable, Collection
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.pruning.kinds.channels import ChannelSite
-from greedyprune.pruning.labels import loss_of
+from greedyprune.pruning.labels import gradients_of
 from greedyprune.pruning.scorers.filters import ordered
 from greedyprune.pruning.scorers.given import Given
 
@@ -32,7 +33,7 @@ def sensitivity_weight_orders(given: Given, labelled: bool = True) -> dict[str, 
 
 def _orders(given: Given, name: str, labelled: bool, size: Size) -> dict[str, Tensor]:
     bench, sites = given.bench, given.channel_sites
-    loss = loss_of(bench.family, bench.model, name, labelled)
+    gradients_at = gradients_of(bench.family, bench.model, name, labelled, given.seed)
     parameters = dict(bench.model.named_parameters(remove_duplicate=False))
     names = sorted({part.name for site in sites for part in site.slices if _writes(part.roles, part.name, parameters)})
     weights = [parameters[each] for each in names]
@@ -41,9 +42,8 @@ def _orders(given: Given, name: str, labelled: bool, size: Size) -> dict[str, Te
         for weight in weights:
             weight.requires_grad_()
         for answer, targets in given.images.answers(graph=True):
-            gradients = torch.autograd.grad(loss(answer, targets), weights, allow_unused=True)
-            for each, weight, gradient in zip(names, weights, gradients, strict=True):
-                if gradient is not None:
+            for gradients in gradients_at(answer, targets, weights):
+                for each, weight, gradient in zip(names, weights, gradients, strict=True):
                     found[each] += size(weight.detach(), gradient).double()
     finally:
         bench.model.requires_grad_(False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from greedyprune.pruning.kinds.channels import by_group
-from greedyprune.pruning.labels import loss_of
+from greedyprune.pruning.labels import gradients_of
 from greedyprune.pruning.scorers.given import Given
 
 
@@ -16,9 +16,13 @@ def taylor_orders(given: Given, labelled: bool = True) -> dict[str, Tensor]:
 
     A gate's derivative is the sum over positions of what the channel carries times the loss's gradient there, in all
     that reads the channel.
+
+    Args:
+        given: the detector and its images.
+        labelled: False: the dense answer is the truth; see `gradients_of`.
     """
     bench, sites = given.bench, given.channel_sites
-    loss = loss_of(bench.family, bench.model, "taylor", labelled)
+    gradients_at = gradients_of(bench.family, bench.model, "taylor", labelled, given.seed)
     scores = {site.name: torch.zeros(site.full, dtype=torch.float64) for site in sites}
     seen: dict[str, list[Tensor]] = {site.name: [] for site in sites}
 
@@ -43,15 +47,14 @@ def taylor_orders(given: Given, labelled: bool = True) -> dict[str, Tensor]:
                 stack.callback(layer.register_forward_pre_hook(gate(site.name)).remove)
         for answer, targets in given.images.answers(graph=True):
             probes = [probe for site in sites for probe in seen[site.name]]
-            gradients = iter(torch.autograd.grad(loss(answer, targets), probes, allow_unused=True))
-            for site in sites:
-                gates: Tensor | float = 0.0
-                for probe in seen[site.name]:
-                    gradient = next(gradients)
-                    gates = gates + (0.0 if gradient is None else _by_channel(probe.detach() * gradient))
-                if isinstance(gates, Tensor):
-                    scores[site.name] += gates.double().square().sum(0).cpu()
-                seen[site.name].clear()
+            for found in gradients_at(answer, targets, probes):
+                gradients = iter(found)
+                for site in sites:
+                    gates = [_by_channel(probe.detach() * next(gradients)) for probe in seen[site.name]]
+                    if gates:
+                        scores[site.name] += sum(gates[1:], gates[0]).double().square().sum(0).cpu()
+            for each in seen.values():
+                each.clear()
     return {site.name: by_group(site, scores[site.name].sort(descending=True, stable=True).indices) for site in sites}
 
 
