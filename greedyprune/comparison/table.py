@@ -61,7 +61,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     table = Table(title="comparison", title_justify="left")
     table.add_column("", no_wrap=True)
     for column in shown:
-        table.add_column(Text(column.name), justify="right", overflow="fold")
+        table.add_column(Text(column.name.removeprefix("AP ").replace("multiply", "mult")), justify="right")
     for row in rows:
         table.add_row(Text(row.name), *_cells(row, shown))
     return table
