@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import greedyprune
 from greedyprune import UserError
 from greedyprune.classes import Classes
 from greedyprune.models.checkpoint import METADATA_KEY
@@ -57,6 +58,18 @@ def test_a_file_is_written_as_it_was_read(long, tmp_path):
     header = 20 if long else 16
     assert after[header:] == before[header:]
     assert int(load_weights(tmp_path / "again.weights", CFG, PUBLISHED).seen) == int(model.seen)
+
+
+def test_a_slim_detector_is_written_for_darknet_with_the_layers_that_it_has(tmp_path):
+    model = small_darknet(filters=(4, 4, 6, 14))
+    greedyprune.save(model, tmp_path / "slim.weights")
+    again = greedyprune.load(tmp_path / "slim.weights")
+    assert again.cfg == model.cfg.with_filters((4, 4, 6, 14))
+    image = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        assert torch.allclose(again(image), model(image), atol=1e-6)
+    with pytest.raises(UserError, match="have the plain order, and Darknet has its own"):
+        greedyprune.save(small_darknet(DarknetInfo(reorg="plain")), tmp_path / "plain.weights")
 
 
 def test_a_file_that_ends_early_is_a_backbone_and_only_if_asked(tmp_path):
