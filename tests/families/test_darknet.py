@@ -10,7 +10,6 @@ import greedyprune
 from greedyprune import UserError
 from greedyprune.answer import Answer, ObjectnessSoftmax
 from greedyprune.commands.eval import main as evaluate_main
-from greedyprune.commands.prune import main as prune_main
 from greedyprune.commands.train import main as train_main
 from greedyprune.families import Asked, family_of, family_of_file, kinds
 from greedyprune.image_form import Stretched
@@ -223,8 +222,3 @@ def test_new_classes_start_from_those_of_the_same_name(folder, tmp_path):
     )
     model = greedyprune.load(tmp_path / "run" / "last.safetensors")
     assert model.classes.names == ("box", "disc", "star")
-
-
-def test_a_search_says_that_nothing_can_be_made_less_yet(folder, tmp_path):
-    with pytest.raises(UserError):
-        prune_main(arguments(folder, "small.safetensors", "--output_dir", str(tmp_path)))
