@@ -62,7 +62,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEMO_MODEL,
         metavar="PATH",
         help="checkpoint: of this project, or a published one, or the name of an embedded detector, "
-        f"{' or '.join(embedded_names())} (default: {DEMO_MODEL.stem})",
+        f"{' or '.join(embedded_names())} (default: the embedded demo detector)",
     )
     group.add_argument(
         "--key",

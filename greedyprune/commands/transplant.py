@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         default=DEMO_MODEL,
         metavar="PATH",
         help="dense checkpoint, or a published search-time one, or the name of an embedded detector "
-        f"(default: {DEMO_MODEL.stem})",
+        "(default: the embedded demo detector)",
     )
     parser.add_argument(
         "--key", type=plain_text, metavar="NAME", help="which set of weights in --resume (default: the only one)"

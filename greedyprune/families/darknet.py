@@ -16,7 +16,7 @@ from greedyprune.families.darknet_sites import darknet_layout, darknet_sites
 from greedyprune.image_form import ImageForm, Stretched
 from greedyprune.models.darknet import Darknet, DarknetInfo, load_darknet, save_darknet
 from greedyprune.models.darknet.cfg_text import cfg_text
-from greedyprune.models.darknet.checkpoint import NAME, WEIGHTS, is_darknet, load_weights
+from greedyprune.models.darknet.checkpoint import NAME, WEIGHTS, is_darknet, load_weights, save_weights
 from greedyprune.models.darknet.decode import RegionAnswer, decode, suppressed
 from greedyprune.models.darknet.files import find_layers
 from greedyprune.models.darknet.new import with_classes
@@ -69,7 +69,10 @@ class DarknetFamily(Family):
         return suppressed(answer, sizes, top_k, info.score_threshold, info.nms_iou, info.per_class_nms)
 
     def save(self, model: nn.Module, path: Path, extra: Mapping[str, str] | None = None) -> None:
-        save_darknet(_darknet(model), path, extra)
+        if path.suffix == WEIGHTS:  # Darknet's own form, which tells neither classes nor options
+            save_weights(_darknet(model), path)
+        else:
+            save_darknet(_darknet(model), path, extra)
 
     def reads(self, path: Path) -> bool:
         return is_darknet(path)

@@ -210,5 +210,5 @@ def test_images_without_boxes_go_through():
 
 
 def test_an_unknown_augmentation_is_a_users_error():
-    with pytest.raises(UserError, match="'mosaic' is unknown; choose one of detr, flips, none"):
+    with pytest.raises(UserError, match="'mosaic' is unknown; choose one of detr, darknet, flips, none"):
         train_transform("mosaic", 800, 1333)

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
+from greedyprune.files import atomic_write
 from greedyprune.models.checkpoint import FORMAT, METADATA_KEY, check_format, read_checkpoint
 from greedyprune.models.darknet.cfg import Cfg, read_cfg
 from greedyprune.models.darknet.cfg_text import cfg_text
+from greedyprune.models.darknet.layers import Reorg
 from greedyprune.models.darknet.network import Darknet
 from greedyprune.models.darknet.options import DarknetInfo
-from greedyprune.models.darknet.weights_file import read_weights
+from greedyprune.models.darknet.weights_file import read_weights, write_weights
 from greedyprune.models.options import from_stored
 from greedyprune.ranges import COUNT, COUNT_OR_NONE, shown
-from greedyprune.tensors import write_tensors
+from greedyprune.tensors import check_finite, write_tensors
 
 NAME = "darknet"  # in a checkpoint's metadata
 WEIGHTS = ".weights"
@@ -95,6 +97,20 @@ def load_weights(path: Path, cfg: Cfg, info: DarknetInfo) -> Darknet:
     model = Darknet(cfg, info)
     read_weights(model, path)
     return model.eval()
+
+
+def save_weights(model: Darknet, path: Path) -> None:
+    """Write a `.weights` file, and beside it the cfg file of its name, as the detector is now, for Darknet.
+
+    Raises:
+        UserError: a weight is not finite, or the reorg order is not Darknet's, which no cfg file can say.
+    """
+    check_finite(path, _own(model))
+    has_reorg = any(isinstance(layer, Reorg) for layer in model.layers)
+    if has_reorg and model.info.reorg != "darknet":
+        raise UserError(f"{path} is not written: its reorg layers have the plain order, and Darknet has its own")
+    write_weights(model, path)
+    atomic_write(path.with_suffix(".cfg"), cfg_text(model.cfg.with_filters(model.filters)))
 
 
 def _own(model: Darknet) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ import hashlib
 import pytest
 import torch
 
+from greedyprune.embedded import ASSETS
+from greedyprune.models.darknet.cfg import load_cfg
 from greedyprune.models.darknet.decode import decode, suppressed
 from greedyprune.models.darknet.layers import MaxPool, Reorg
 from greedyprune.models.darknet.region_loss import PARTS, WARM_UP, region_losses
@@ -24,6 +26,16 @@ def golden():
 @pytest.fixture(scope="module")
 def model():
     return filled()
+
+
+@pytest.fixture(scope="module")
+def region():
+    return load_cfg(ASSETS / "yolov2-voc.cfg").region
+
+
+@pytest.fixture(scope="module")
+def anchors(region):
+    return torch.tensor(region.anchors)
 
 
 @pytest.fixture
@@ -78,38 +90,38 @@ def test_gradients_of_the_loss_are_the_published_ones_while_training(golden, ima
         assert found == pytest.approx(norms, rel=1e-3)
 
 
-def test_losses_of_the_published_output(golden, model):
+def test_losses_of_the_published_output(golden, anchors, region):
     about, wanted = golden
-    answer = decode(wanted["output"], model.anchors)
+    answer = decode(wanted["output"], anchors)
     for seen, parts in about["eval_losses"].items():
-        losses = region_losses(answer.raw, batch_targets(about), model.anchors, model.region, int(seen) < WARM_UP)
+        losses = region_losses(answer.raw, batch_targets(about), anchors, region, int(seen) < WARM_UP)
         assert_parts(losses, parts)
         assert float(sum(losses.values())) == pytest.approx(parts["total"], **LOSS)
 
 
 @pytest.mark.parametrize("seen", ["12799", "12800"])
-def test_the_loss_of_hard_cases_has_the_published_gradient(model, seen):
+def test_the_loss_of_hard_cases_has_the_published_gradient(anchors, region, seen):
     about, found = said("region_loss"), arrays("region_loss")
     output = found["raw"].requires_grad_()
-    raw = decode(output, model.anchors).raw
-    losses = region_losses(raw, targets_of(found["target"]), model.anchors, model.region, int(seen) < WARM_UP)
+    raw = decode(output, anchors).raw
+    losses = region_losses(raw, targets_of(found["target"]), anchors, region, int(seen) < WARM_UP)
     wanted = about["cases"][seen]
     assert_parts(losses, wanted)
     [gradient] = torch.autograd.grad(sum(losses.values()), output)
     torch.testing.assert_close(gradient, found[f"grad_{seen}"], rtol=1e-3, atol=1e-5)
 
 
-def test_images_without_objects_have_the_loss_of_their_objectness_alone(model):
+def test_images_without_objects_have_the_loss_of_their_objectness_alone(anchors, region):
     raw = torch.zeros(2, 5, 25, 3, 4)
     none = {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}
-    losses = region_losses(raw, [none, none], model.anchors, model.region, warming=False)
+    losses = region_losses(raw, [none, none], anchors, region, warming=False)
     assert float(losses["conf"]) == pytest.approx(raw[:, :, 0].numel() / 8)
     assert all(float(losses[part]) == 0 for part in PARTS if part != "conf")
 
 
-def test_detections_of_the_published_output(golden, model):
+def test_detections_of_the_published_output(golden, anchors):
     about, wanted = golden
-    answer = decode(wanted["output"], model.anchors)
+    answer = decode(wanted["output"], anchors)
     sizes = torch.tensor([about["original_size"]] * 2)
     found = suppressed(answer, sizes, 1000, about["conf_thresh"], about["nms_thresh"], per_class=False)
     for image, each in enumerate(found):
@@ -120,9 +132,9 @@ def test_detections_of_the_published_output(golden, model):
         torch.testing.assert_close(each["boxes"], rows[:, 2:], rtol=0, atol=1e-3)
 
 
-def test_boxes_and_chances_of_the_published_output(golden, model):
+def test_boxes_and_chances_of_the_published_output(golden, anchors):
     about, wanted = golden
-    answer = decode(wanted["output"], model.anchors)
+    answer = decode(wanted["output"], anchors)
     chances, objectness = answer.link.chances(answer.logits), answer.logits[..., 0].sigmoid()
     for image in range(2):
         passing = chances[image].amax(-1) > about["conf_thresh"]
