@@ -10,7 +10,8 @@ from torch import nn
 
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.splits import open_split
-from greedyprune.data.transforms import eval_transform
+from greedyprune.data.transforms import form_transform
+from greedyprune.embedded import checkpoint_path
 from greedyprune.errors import UserError
 from greedyprune.evaluation.evaluate import evaluate
 from greedyprune.evaluation.predict import autocast
@@ -82,7 +83,7 @@ class SearchLost(UserError):
 
 
 def load(path: str | Path) -> nn.Module:
-    """A detector from a checkpoint alone, in eval mode.
+    """A detector from a checkpoint alone, in eval mode; the name of a shipped one will do.
 
     Raises:
         UserError: the file cannot be used.
@@ -90,7 +91,8 @@ def load(path: str | Path) -> nn.Module:
     Example:
         >>> model = greedyprune.load("slim.safetensors")
     """
-    return family_of_file(Path(path)).load(Path(path))
+    file = checkpoint_path(str(path))
+    return family_of_file(file).load(file)
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -336,7 +338,7 @@ def _opened(model: Model) -> nn.Module:
 def _data(data: Data, split: str, family: Family, model: nn.Module) -> CocoDetection:
     if isinstance(data, CocoDetection):
         return data
-    return open_split(data, split, family.classes(model), eval_transform(*family.sides(model)))
+    return open_split(data, split, family.classes(model), form_transform(family.form(model)))
 
 
 def _folder_of(db: str) -> Path:

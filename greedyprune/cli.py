@@ -1,20 +1,26 @@
 """What the tools' command lines have in common: the parser, and the arguments for models, data and devices."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import nn
 
+from greedyprune.embedded import DEMO_MODEL as DEMO_MODEL
+from greedyprune.embedded import checkpoint_path, embedded_names
 from greedyprune.errors import UserError
 from greedyprune.failures import advise
-from greedyprune.models import Detector, load_model
-from greedyprune.ranges import AMOUNT, BATCH, PROCESSES, PROCESSES_OR_NONE
+from greedyprune.families import Asked, family_of_file
+from greedyprune.models.darknet.options import EPSILONS, ORDERS
+from greedyprune.ranges import AMOUNT, BATCH, PROCESSES, PROCESSES_OR_NONE, SHARE
 from greedyprune.running import run as run  # of every tool, as what else they have in common
 from greedyprune.text import file_path, plain_text
 
-DEMO_MODEL = Path(__file__).parent / "assets" / "shapes_dn_detr.safetensors"
+# Flags that say of a checkpoint what it may not say itself; a family names its own (`Family.opening`).
+DARKNET_FLAGS = ("cfg", "names", "reorg", "norm_epsilon", "score_threshold", "nms_iou", "per_class_nms")
+_OPENING = ("key", "whole_heads", *DARKNET_FLAGS)
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -48,14 +54,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--resume`, `--key` and `--cfgs`; see `open_model`."""
+    """`--resume`, `--key`, `--cfgs`, and what Darknet's files do not say; see `open_model`."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--resume",
-        type=file_path,
+        type=checkpoint_path,
         default=DEMO_MODEL,
         metavar="PATH",
-        help="checkpoint: of this project, or a published one (default: the embedded demo detector)",
+        help="checkpoint: of this project, or a published one, or the name of an embedded detector, "
+        f"{' or '.join(embedded_names())} (default: {DEMO_MODEL.stem})",
     )
     group.add_argument(
         "--key",
@@ -70,6 +77,40 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WIDTHS",
         help="width list that the checkpoint must have, quoted or as several words: "
         "[[[attn, ffn], ...], [[self, cross, ffn], ...]], and [[inner width], ...] of the backbone where it is slim",
+    )
+    add_darknet_arguments(parser)
+
+
+def add_darknet_arguments(parser: argparse.ArgumentParser) -> None:
+    """What Darknet's `.weights` files do not say, and how its detectors choose among their boxes."""
+    group = parser.add_argument_group("a Darknet detector")
+    group.add_argument(
+        "--cfg",
+        type=file_path,
+        metavar="PATH",
+        help="layers of a .weights file: a .cfg file, or the name of a shipped one, yolov2-voc or tiny-yolo-voc "
+        "(default: the file beside it with its name)",
+    )
+    group.add_argument("--names", type=file_path, metavar="PATH", help="file with a class name in every line")
+    group.add_argument(
+        "--reorg",
+        choices=ORDERS,
+        help="order of the channels of reorg layers: Darknet's, or that of pytorch-yolo2 (default: darknet)",
+    )
+    group.add_argument(
+        "--norm_epsilon",
+        choices=EPSILONS,
+        help="what batch norms divide by: Darknet's sqrt(var) + 1e-6, or PyTorch's sqrt(var + 1e-5) "
+        "(default: darknet; of new detectors pytorch)",
+    )
+    group.add_argument(
+        "--score_threshold", type=SHARE.parse, metavar="S", help="detections have a higher score (default: 0.005)"
+    )
+    group.add_argument(
+        "--nms_iou", type=SHARE.parse, metavar="S", help="IoU beyond which a worse box is left out (default: 0.45)"
+    )
+    group.add_argument(
+        "--per_class_nms", action="store_true", default=None, help="boxes of different classes leave each other alone"
     )
 
 
@@ -141,15 +182,34 @@ def open_device(args: argparse.Namespace) -> torch.device:
     return torch.device("cuda", int(index or 0)) if kind == "cuda" else torch.device("cpu")
 
 
-def open_model(args: argparse.Namespace) -> Detector:
+def opening_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of the flags that say what a checkpoint may not say itself."""
+    found = {name: getattr(args, name, None) for name in _OPENING}
+    return {name: value for name, value in found.items() if value not in (None, False)}
+
+
+def open_checkpoint(path: Path, options: Mapping[str, Any], cfgs: Any = None) -> nn.Module:
+    """The detector of a file, in eval mode on the CPU.
+
+    Args:
+        path: the file.
+        options: see `Asked`.
+        cfgs: the widths that it must have; None: any.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, or has other widths, or an option says nothing of it.
+    """
+    return family_of_file(path).open(path, Asked(cfgs, options))
+
+
+def open_model(args: argparse.Namespace) -> nn.Module:
     """The detector of `--resume`, in eval mode on the device of `--device`.
 
     Args:
         args: parsed arguments of the model and device groups, and `--whole_heads`.
 
     Raises:
-        UserError: the checkpoint cannot be loaded, or has other widths than `--cfgs`.
+        UserError: see `open_checkpoint`.
     """
     device = open_device(args)
-    overrides: dict[str, Any] = {"whole_heads": True} if args.whole_heads else {}
-    return load_model(args.resume, args.cfgs, cfgs_name="--cfgs", key=args.key, **overrides).to(device)
+    return open_checkpoint(args.resume, opening_options(args), args.cfgs).to(device)

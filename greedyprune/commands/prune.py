@@ -14,8 +14,7 @@ from greedyprune.commands.prune_needs import Call, check_needs
 from greedyprune.commands.prune_options import parser, search_options
 from greedyprune.entry import again, tool
 from greedyprune.errors import UserError
-from greedyprune.families import family_of
-from greedyprune.models.registry import MODELS, model_name
+from greedyprune.families import family_of, kinds
 from greedyprune.report.console import duration, open_console
 from greedyprune.report.display import SearchDisplay
 from greedyprune.report.plots import write_front
@@ -36,17 +35,18 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
         UserError: the model, the data or the database cannot be used, or the study belongs to another search.
     """
     args = parser(schedule).parse_args(argv)
-    if args.model is not None and args.model not in MODELS:
-        raise UserError(f"--model {args.model!r} is unknown; choose one of {', '.join(MODELS)}")
+    if args.model is not None and args.model not in kinds():
+        raise UserError(f"--model {args.model!r} is unknown; choose one of {', '.join(kinds())}")
     model = open_model(args)
-    if args.model and args.model != model_name(model):
+    family = family_of(model)
+    if args.model and args.model != family.kind(model):
         raise UserError(
-            f"checkpoint {args.resume} is of {model_name(model)}, not of --model {args.model}; give another --resume"
+            f"checkpoint {args.resume} is of {family.kind(model)}, not of --model {args.model}; give another --resume"
         )
-    if model.widths != model.options.dense_widths():
+    if not family.is_dense(model):
         raise UserError(f"checkpoint {args.resume} is slim already; search on the dense model")
     options = search_options(args, schedule)
-    sites = searched_sites(family_of(model), model, options)
+    sites = searched_sites(family, model, options)
     check_needs(Call(args, options, sites))
     study = f"prune-{options.schedule}" if args.study is None else args.study
     command = shlex.join([*again(), *(sys.argv[1:] if argv is None else argv)])

@@ -11,33 +11,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from greedyprune.classes import ADVICE, same_classes
 from greedyprune.cli import (
+    DARKNET_FLAGS,
     DEMO_MODEL,
     Parser,
     add_data_arguments,
     add_device_arguments,
     add_model_arguments,
+    open_checkpoint,
     open_device,
     open_model,
+    opening_options,
 )
 from greedyprune.commands.datasets import open_dataset
 from greedyprune.commands.flags import add_flags, from_flags
 from greedyprune.data.cache import demo_data
 from greedyprune.data.splits import data_classes
-from greedyprune.data.transforms import train_transform
+from greedyprune.data.transforms import form_transform
+from greedyprune.embedded import checkpoint_path
 from greedyprune.entry import again
 from greedyprune.errors import UserError
+from greedyprune.families import family_of
 from greedyprune.files import file_hash
-from greedyprune.models import MODELS, Detector, ModelInfo, build_model, load_model
-from greedyprune.models.new_classes import with_classes
+from greedyprune.models import MODELS, ModelInfo, build_model
+from greedyprune.models.darknet import DarknetInfo
+from greedyprune.models.darknet.checkpoint import NAME as DARKNET
+from greedyprune.models.darknet.files import find_layers
+from greedyprune.models.darknet.new import new_darknet
 from greedyprune.ranges import PIXELS
 from greedyprune.report.console import number
 from greedyprune.text import file_path, plain_text, printable
 from greedyprune.training import Feed, RunOptions, Stopped, Trainer, TrainOptions, Validation, World, open_world
 from greedyprune.training.log import TrainLog, duration
 from greedyprune.training.pretrained import load_backbone
+from greedyprune.training.recipes import recipe_class
 from greedyprune.training.state import BEST, LAST, Folder, Position
 
 _MODEL_FLAGS = {field.name: None for kind in MODELS.values() for field in dataclasses.fields(kind.options)}
@@ -85,10 +95,11 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
     torch.manual_seed(options.seed)
     model = _from_scratch(data) if args.model else _from_checkpoint(data, run)
     advice = _NEW_ADVICE if args.model or args.new_classes else ADVICE
-    transform = train_transform(options.augment, model.info.short_side, model.info.long_side)
+    family = family_of(model)
+    transform = form_transform(family.form(model), options.augment)
     train_data = open_dataset(data, model, "train", transform, advice)
     val_data = open_dataset(data, model, "val", advice=advice)
-    feed = Feed(train_data, options, run, world)
+    feed = Feed(train_data, options, run, world, recipe_class(model).gather)
     settings = {
         "model": args.model or "checkpoint",
         "weights": _fingerprint(args.backbone_weights if args.model else args.resume),
@@ -96,14 +107,13 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         **({"teacher": _fingerprint(args.teacher)} if args.teacher else {}),
         **({"new_classes": True} if args.new_classes else {}),
         **({"teacher_key": args.teacher_key} if args.teacher_key else {}),
-        **{f"model.{name}": value for name, value in model.options.to_dict().items()},
-        "cfgs": model.options.layout.to_text(model.widths),
-        **{f"model.{name}": value for name, value in dataclasses.asdict(model.info).items()},
+        **family.settings(model),
         "training data": train_data.fingerprint,
         "training images": feed.images,
         "validation data": val_data.fingerprint,
     }
-    teacher = load_model(args.teacher, key=args.teacher_key) if args.teacher else None
+    key = {"key": args.teacher_key} if args.teacher_key else {}
+    teacher = open_checkpoint(args.teacher, key) if args.teacher else None
     validation = Validation(val_data, options, run, world)
     trainer = Trainer(model, feed, validation, options, run, world, settings, teacher)
     position = trainer.position
@@ -121,8 +131,10 @@ def _train(args: argparse.Namespace, options: TrainOptions, run: RunOptions, wor
         log.close()
 
 
-def _from_scratch(args: argparse.Namespace) -> Detector:
+def _from_scratch(args: argparse.Namespace) -> nn.Module:
     """A new model for the classes of the data."""
+    if args.model == DARKNET:
+        return _new_darknet(args)
     short_side, long_side = args.short_side or ModelInfo.short_side, args.long_side or ModelInfo.long_side
     classes = data_classes(args.coco_path)
     info = ModelInfo(classes.names, classes.ids, short_side, long_side)
@@ -140,7 +152,15 @@ def _from_scratch(args: argparse.Namespace) -> Detector:
     return model
 
 
-def _from_checkpoint(args: argparse.Namespace, run: RunOptions) -> Detector:
+def _new_darknet(args: argparse.Namespace) -> nn.Module:
+    """A new Darknet detector, of the layers of --cfg."""
+    cfg, _ = find_layers(args.cfg, None, None)
+    asked = {name: value for name, value in opening_options(args).items() if name not in ("cfg", "names")}
+    info = DarknetInfo(**{"norm_epsilon": "pytorch", **asked})
+    return new_darknet(cfg, info, data_classes(args.coco_path), args.backbone_weights)
+
+
+def _from_checkpoint(args: argparse.Namespace, run: RunOptions) -> nn.Module:
     """The model of --resume, with --new_classes for those of the data."""
     if args.resume.resolve().parent == run.output_dir.resolve():
         raise UserError(f"--resume {args.resume} lies in --output_dir, where it may be overwritten; give another one")
@@ -148,7 +168,8 @@ def _from_checkpoint(args: argparse.Namespace, run: RunOptions) -> Detector:
     if not args.new_classes:
         return model
     classes = data_classes(args.coco_path)
-    return with_classes(model, classes, same_classes(classes, model.classes))
+    family = family_of(model)
+    return family.with_classes(model, classes, same_classes(classes, family.classes(model)))
 
 
 def _fingerprint(path: Path | None) -> str:
@@ -187,9 +208,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "everything else is kept; a class of the same name (but for case and blanks) starts from what it was",
     )
     group = parser.add_argument_group("a new model", "only with --model; number and names of classes are the data's")
-    group.add_argument("--model", choices=tuple(MODELS), help="train from scratch, instead of --resume")
+    group.add_argument("--model", choices=(*MODELS, DARKNET), help="train from scratch, instead of --resume")
     group.add_argument(
-        "--backbone_weights", type=file_path, metavar="PATH", help="torchvision's weights for a ResNet backbone"
+        "--backbone_weights",
+        type=file_path,
+        metavar="PATH",
+        help="torchvision's weights for a ResNet backbone, or a .weights file of a Darknet detector's first layers",
     )
     group.add_argument(
         "--short_side", type=PIXELS.parse, metavar="PX", help="images' short side (default: 800; demo data: 160)"
@@ -203,7 +227,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("training", "--batch_size is of one optimizer step, over all processes")
     group.add_argument(
         "--teacher",
-        type=file_path,
+        type=checkpoint_path,
         nargs="?",
         const=DEMO_MODEL,
         metavar="PATH",
@@ -221,6 +245,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("--model starts from random weights and --resume from a checkpoint; leave one of them out")
     if args.model and args.new_classes:
         raise UserError("--new_classes is for fine-tuning with --resume; a new model has the data's classes anyway")
+    if args.model == DARKNET:
+        for name in (*_MODEL_FLAGS, "short_side", "long_side", "cfgs", "names"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} says nothing of a new Darknet detector: its --cfg does; leave it out")
+    elif args.model:
+        for name in DARKNET_FLAGS:
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} says nothing of {args.model}; it is for --model {DARKNET}, leave it out")
     if args.model and args.key is not None:
         raise UserError("--key chooses weights in --resume, and --model starts from random ones; leave one of them out")
     if args.teacher_key is not None and args.teacher is None:

@@ -11,7 +11,8 @@ from torch.utils.data import Subset
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import Loader, collate
 from greedyprune.data.seeded import SeededItems, epoch_order
-from greedyprune.data.transforms import train_transform
+from greedyprune.data.transforms import form_transform
+from greedyprune.image_form import ImageForm
 
 
 class Lessons:
@@ -20,9 +21,8 @@ class Lessons:
     Args:
         dataset: the training set; its transform is replaced.
         ids: which images.
-        augment: see `train_transform`.
-        short_side: of the images, and
-        long_side: their longest side, as the model wants them, in pixels.
+        augment: see `form_transform`.
+        form: of the images, as the model wants them.
         batch_size: images in a batch.
         seed: of the order and the augmentation.
         device: where the batches are wanted.
@@ -34,15 +34,14 @@ class Lessons:
         dataset: CocoDetection,
         ids: Sequence[int],
         augment: str,
-        short_side: int,
-        long_side: int,
+        form: ImageForm,
         batch_size: int,
         seed: int,
         device: torch.device,
         num_workers: int = 0,
     ) -> None:
         augmented = copy(dataset)
-        augmented.transform = train_transform(augment, short_side, long_side)
+        augmented.transform = form_transform(form, augment)
         position = {image: index for index, image in enumerate(dataset.image_ids)}
         self._images = Subset(augmented, [position[image] for image in ids])
         self._batch_size, self._seed, self._device, self._num_workers = batch_size, seed, device, num_workers

@@ -14,10 +14,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from greedyprune.errors import UserError
+from greedyprune.image_form import IMAGENET_MEAN, IMAGENET_STD, ImageForm, Sides
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-AUGMENTATIONS = ("detr", "flips", "none")
+AUGMENTATIONS = ("detr", "darknet", "flips", "none")
 
 # DETR (Carion et al. 2020, section A.4) and its published code: pixels, for images whose short side becomes 800.
 _DETR_SHORT_SIDE = 800
@@ -31,42 +30,57 @@ Sample = tuple[Tensor, dict[str, Any]]
 
 
 def eval_transform(short_side: int, long_side: int) -> nn.Module:
-    """Resize and normalise, with nothing random.
+    """Resize and normalise as DETRs want it, with nothing random.
 
     Args:
         short_side: pixels that the shorter side gets.
         long_side: pixels that the longer side gets at most; the shorter one has fewer then.
     """
-    return v2.Compose([Resize((short_side,), long_side), Normalise()])
+    return form_transform(ImageForm(Sides(short_side, long_side)))
 
 
 def train_transform(kind: str, short_side: int, long_side: int) -> nn.Module:
-    """Augment, resize and normalise.
+    """Augment, resize and normalise as DETRs want it; see `form_transform`.
+
+    Raises:
+        UserError: unknown kind.
+    """
+    return form_transform(ImageForm(Sides(short_side, long_side)), kind)
+
+
+def form_transform(form: ImageForm, kind: str = "none") -> nn.Module:
+    """Augment, and bring images into a form.
 
     Args:
+        form: size and normalisation.
         kind: `detr`: left and right flipped at random; then resized to one of several sizes, half of the time after
-            resizing and cropping at random. `flips`: see `Flips`. `none`: as for evaluation.
-        short_side: pixels of the shorter side; for `detr` the largest of them.
-        long_side: pixels that the longer side gets at most.
+            resizing and cropping at random. `darknet`: see `Jitter` and `Distort`, and flips left and right. `flips`:
+            see `Flips`. `none`: nothing random. Images that are stretched have one size in the end.
 
     Raises:
         UserError: unknown kind.
     """
     if kind not in AUGMENTATIONS:
         raise UserError(f"augmentation {kind!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}")
+    normalise, size = Normalise(form.mean, form.std), form.size
+    resize = Resize((size.short,), size.long) if isinstance(size, Sides) else Stretch(size.height, size.width)
     if kind == "none":
-        return eval_transform(short_side, long_side)
+        return v2.Compose([resize, normalise])
     if kind == "flips":
-        return v2.Compose([Flips(), Resize((short_side,), long_side), Normalise()])
+        return v2.Compose([Flips(), resize, normalise])
+    if kind == "darknet":
+        return v2.Compose([Jitter(), resize, v2.RandomHorizontalFlip(), Distort(), normalise])
+    short_side = size.short if isinstance(size, Sides) else min(size.height, size.width)
 
     def scaled(sides: Sequence[int]) -> tuple[int, ...]:
         return tuple(max(1, round(side * short_side / _DETR_SHORT_SIDE)) for side in sides)
 
-    resize = Resize(scaled(_SCALES), long_side)
+    if isinstance(size, Sides):
+        resize = Resize(scaled(_SCALES), size.long)
     low, high = scaled(_CROP_SIDES)
     enlarged = scaled(_CROP_SCALES)
     crop = v2.Compose([Resize(enlarged, _CROP_ASPECT * max(enlarged)), RandomSizeCrop(low, high), resize])
-    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomChoice([resize, crop]), Normalise()])
+    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomChoice([resize, crop]), normalise])
 
 
 def denormalise(image: Tensor) -> Tensor:
@@ -129,13 +143,33 @@ class Resize(v2.Transform):
         several = len(self.short_sides) > 1
         short_side = self.short_sides[int(torch.randint(len(self.short_sides), ())) if several else 0]
         height, width = image.shape[-2:]
-        size = resized(height, width, short_side, self.long_side)
-        if size == (height, width):
-            return image, target
-        boxes = F.resize(target["boxes"], list(size))
-        if size[1] == 1:  # PyTorch's kernel for bytes (2.11) goes past the end of such a result
-            return F.resize(image.float(), list(size), antialias=True).round().byte(), {**target, "boxes": boxes}
-        return F.resize(image, list(size), antialias=True), {**target, "boxes": boxes}
+        return _resized_to(resized(height, width, short_side, self.long_side), image, target)
+
+
+class Stretch(v2.Transform):
+    """Resize to one size, whatever the aspect.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
+        return _resized_to((self.height, self.width), image, target)
+
+
+def _resized_to(size: tuple[int, int], image: Tensor, target: dict[str, Any]) -> Sample:
+    """An image and its boxes at a height and width."""
+    if size == tuple(image.shape[-2:]):
+        return image, target
+    boxes = F.resize(target["boxes"], list(size))
+    if size[1] == 1:  # PyTorch's kernel for bytes (2.11) goes past the end of such a result
+        return F.resize(image.float(), list(size), antialias=True).round().byte(), {**target, "boxes": boxes}
+    return F.resize(image, list(size), antialias=True), {**target, "boxes": boxes}
 
 
 class RandomSizeCrop(v2.Transform):
@@ -152,11 +186,7 @@ class RandomSizeCrop(v2.Transform):
 
     def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
         (top, height), (left, width) = (self._part(side) for side in image.shape[-2:])
-        boxes = F.crop(target["boxes"], top, left, height, width)
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(1).as_subclass(Tensor)
-        image = F.crop(image, top, left, height, width)
-        labels, boxes = target["labels"][kept], _boxes(boxes.as_subclass(Tensor)[kept], image)
-        return image, {**target, "labels": labels, "boxes": boxes}
+        return _cropped(image, target, (top, left, height, width))
 
     def _part(self, side: int) -> tuple[int, int]:
         """Start and length of a part of a side."""
@@ -165,14 +195,76 @@ class RandomSizeCrop(v2.Transform):
         return int(torch.randint(side - length + 1, ())), length
 
 
-class Normalise(v2.Transform):
-    """Pixels to float32 with ImageNet's mean 0 and deviation 1; boxes to cxcywh in 0..1; both to plain tensors."""
+class Jitter(v2.Transform):
+    """Each edge of the image moved in or out by a random part of its side; black where there was no image.
 
-    def __init__(self) -> None:
+    Boxes are cut, too, and dropped if nothing is left.
+
+    Args:
+        share: of the side, at most; 0.2 is Darknet's for YOLOv2.
+    """
+
+    def __init__(self, share: float = 0.2) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
+        height, width = image.shape[-2:]
+        moved = (torch.rand(4) * 2 - 1) * self.share
+        top, bottom = (int(move * height) for move in moved[:2].tolist())
+        left, right = (int(move * width) for move in moved[2:].tolist())
+        box = (top, left, max(1, height - top - bottom), max(1, width - left - right))
+        return _cropped(image, target, box)
+
+
+class Distort(v2.Transform):
+    """Hue turned, and saturation and brightness multiplied at random, as in Darknet's data augmentation.
+
+    The saturation is torchvision's, a blend with the grey image, where Darknet multiplies that of HSV.
+
+    Args:
+        hue: of a whole turn, at most.
+        factor: saturation and brightness are multiplied with up to so much, or divided by it.
+    """
+
+    def __init__(self, hue: float = 0.1, factor: float = 1.5) -> None:
+        super().__init__()
+        self.hue, self.factor = hue, factor
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
+        turn, *amounts = torch.rand(3).tolist()
+        image = F.adjust_hue(image, (turn * 2 - 1) * self.hue)
+        saturation, brightness = (self._factor(amount) for amount in amounts)
+        return F.adjust_brightness(F.adjust_saturation(image, saturation), brightness), target
+
+    def _factor(self, amount: float) -> float:
+        """A factor from 1 up for an amount of half or more, and down from 1 below."""
+        factor = 1 + abs(amount * 2 - 1) * (self.factor - 1)
+        return factor if amount >= 0.5 else 1 / factor
+
+
+def _cropped(image: Tensor, target: dict[str, Any], box: tuple[int, int, int, int]) -> Sample:
+    """What is inside top, left, height and width; boxes are cut, too, and dropped if nothing is left."""
+    boxes = F.crop(target["boxes"], *box)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(1).as_subclass(Tensor)
+    image = F.crop(image, *box)
+    labels, boxes = target["labels"][kept], _boxes(boxes.as_subclass(Tensor)[kept], image)
+    return image, {**target, "labels": labels, "boxes": boxes}
+
+
+class Normalise(v2.Transform):
+    """Pixels to float32 with mean 0 and deviation 1; boxes to cxcywh in 0..1; both to plain tensors.
+
+    Args:
+        mean: of the colours in 0..1.
+        std: their deviation.
+    """
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
         # In the image's own 0..255, which saves a pass over it.
-        self.mean = 255 * torch.tensor(IMAGENET_MEAN)[:, None, None]
-        self.scale = 1 / (255 * torch.tensor(IMAGENET_STD)[:, None, None])
+        self.mean = 255 * torch.tensor(mean)[:, None, None]
+        self.scale = 1 / (255 * torch.tensor(std)[:, None, None])
 
     def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
         height, width = image.shape[-2:]

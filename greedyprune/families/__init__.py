@@ -5,10 +5,11 @@ from pathlib import Path
 from torch import nn
 
 from greedyprune.errors import UserError
-from greedyprune.families.base import Block, Family
+from greedyprune.families.base import Asked, Block, Family
+from greedyprune.families.darknet import DarknetFamily
 from greedyprune.families.detr import DetrFamily
 
-_FAMILIES: list[Family] = [DetrFamily()]
+_FAMILIES: list[Family] = [DarknetFamily(), DetrFamily()]
 
 
 def register(family: Family) -> Family:
@@ -33,9 +34,14 @@ def family_of(model: nn.Module) -> Family:
     )
 
 
+def kinds() -> tuple[str, ...]:
+    """The names of all detectors that are known."""
+    return tuple(name for family in reversed(_FAMILIES) for name in family.kinds)
+
+
 def family_of_file(path: Path) -> Family:
     """The family whose checkpoint a file is."""
     return next(family for family in _FAMILIES if family.reads(path))
 
 
-__all__ = ["Block", "Family", "family_of", "family_of_file", "register"]
+__all__ = ["Asked", "Block", "Family", "family_of", "family_of_file", "kinds", "register"]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from greedyprune.answer import Answer
 from greedyprune.classes import Classes
+from greedyprune.errors import UserError
+from greedyprune.image_form import ImageForm, Sides
 from greedyprune.sites import Change, Layout, Site, put
 
 Target = Mapping[str, Tensor]  # `labels` int64 [n] and `boxes` [n, 4] cxcywh in 0..1 of one image
@@ -35,6 +37,19 @@ class Block:
     chained: bool = True
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a command line says of a checkpoint, beside its path.
+
+    Attributes:
+        cfgs: the widths that are expected, in the family's list form; None: any.
+        options: what else was given, by the flags' names; see `Family.opening`.
+    """
+
+    cfgs: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Family(ABC):
     """A kind of detector: what it is made of, what it answers, and how it is saved.
 
@@ -45,6 +60,8 @@ class Family(ABC):
         published: and those that the published schedules prune.
         groups: names for several parts at once.
         measured: modules whose cost is told beside that of the whole: label -> the module's name.
+        kinds: the names of its detectors, as `--model` takes them.
+        opening: the flags that say what a checkpoint of this family may not say itself; others are refused.
     """
 
     name: str
@@ -53,6 +70,8 @@ class Family(ABC):
     published: tuple[str, ...] = ()
     groups: Mapping[str, tuple[str, ...]] = {}
     measured: Mapping[str, str] = {}
+    kinds: tuple[str, ...] = ()
+    opening: tuple[str, ...] = ()
 
     @abstractmethod
     def owns(self, model: nn.Module) -> bool:
@@ -73,6 +92,10 @@ class Family(ABC):
     @abstractmethod
     def sides(self, model: nn.Module) -> tuple[int, int]:
         """Images are resized so that their short side has so many pixels, and their long side at most so many."""
+
+    def form(self, model: nn.Module) -> ImageForm:
+        """Size and normalisation of images; by default the sides, and ImageNet's mean and deviation."""
+        return ImageForm(Sides(*self.sides(model)))
 
     @abstractmethod
     def inputs(self, model: nn.Module, images: Sequence[Tensor]) -> Any:
@@ -112,9 +135,80 @@ class Family(ABC):
             UserError: the file cannot be used.
         """
 
+    def open(self, path: Path, asked: Asked) -> nn.Module:
+        """The model of a checkpoint as a command line asks for it, in eval mode on the CPU.
+
+        Raises:
+            UserError: the file cannot be used, an option is none of this family's, or the widths are not those asked
+                for: names the first site that differs.
+        """
+        self.refuse(path, asked)
+        model = self.load(path)
+        self.expect(model, path, asked.cfgs)
+        return model
+
+    def refuse(self, path: Path, asked: Asked) -> None:
+        """Refuse options that say nothing to this family.
+
+        Raises:
+            UserError: names the first one.
+        """
+        for name in asked.options:
+            if name not in self.opening:
+                raise UserError(f"--{name} says nothing of checkpoint {path}, which is of a {self.name}; leave it out")
+
+    def expect(self, model: nn.Module, path: Path, cfgs: Any) -> None:
+        """Refuse other widths than the caller expects; None: any will do.
+
+        Raises:
+            UserError: names the first site that differs.
+        """
+        have = {site.name: site.full for site in self.sites(model)}
+        for site, width in {} if cfgs is None else self.layout(model).parse(cfgs, "--cfgs").items():
+            if have.get(site, 0) != width:
+                raise UserError(
+                    f"--cfgs does not match checkpoint {path}: {site} is {width} in --cfgs and {have.get(site, 0)} in "
+                    "the checkpoint"
+                )
+
+    def kind(self, model: nn.Module) -> str:
+        """The name of a detector among `kinds`."""
+        return self.kinds[0] if self.kinds else self.name
+
+    def is_dense(self, model: nn.Module) -> bool:
+        """Whether nothing was removed from a detector, as far as it says."""
+        return True
+
+    def settings(self, model: nn.Module) -> dict[str, Any]:
+        """What tells a detector from others of its kind, beside its weights: JSON values by name."""
+        return {"cfgs": {site.name: site.full for site in self.sites(model)}}
+
+    def with_classes(self, model: nn.Module, classes: Classes, kept: Mapping[int, int]) -> nn.Module:
+        """A detector for other classes: what depends on them is made anew, everything else is kept.
+
+        Args:
+            model: the detector; it is not changed.
+            classes: the other classes, with ids and names.
+            kept: labels of `classes` -> labels of `model` that they start from.
+
+        Raises:
+            UserError: the family cannot do that.
+        """
+        raise UserError(f"a {self.name} cannot be given other classes; train a new one for them")
+
     def loss(self, model: nn.Module) -> Loss | None:
-        """The loss that the detector is trained with; None: there is none, and what needs labels is refused."""
+        """The loss that the detector is trained with, over the number of images or objects of a batch.
+
+        None: there is none, and what needs labels is refused.
+        """
         return None
+
+    def saw(self, model: nn.Module, images: int) -> None:  # noqa: B027 (most have no use for it)
+        """Told before the loss of a training step how many more images the model was trained on."""
+
+    def scales(self, model: nn.Module) -> Sequence[tuple[int, int]]:
+        """Heights and widths of images that training at several scales chooses from; empty: it is not done so."""
+        return ()
 
     def blocks(self, model: nn.Module) -> Sequence[Block]:
         """Parts that can be mended one after another, front to back; a family may have none."""

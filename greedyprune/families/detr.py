@@ -1,6 +1,7 @@
 """This project's DETRs: DN-DETR and its deformable relatives."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ from torch import Tensor, nn
 
 from greedyprune.answer import Answer
 from greedyprune.classes import Classes
-from greedyprune.families.base import Block, Family, Loss
+from greedyprune.families.base import Asked, Block, Family, Loss
 from greedyprune.families.detr_sites import detr_sites
-from greedyprune.models import Detector, load_model, postprocess, save_checkpoint
+from greedyprune.models import MODELS, Detector, load_model, postprocess, save_checkpoint
 from greedyprune.models.batch import ImageBatch, pad_images
 from greedyprune.models.criterion import Criterion
 from greedyprune.models.deformable import DeformableDecoderLayer
 from greedyprune.models.deploy import constant_modules, deployed, without_norms
 from greedyprune.models.layers import present
+from greedyprune.models.new_classes import with_classes
+from greedyprune.models.registry import model_name
 from greedyprune.sites import Layout, Site
 
 _FFN = ("linear1", "linear2", "activation")
@@ -31,6 +34,8 @@ class DetrFamily(Family):
     published = ("encoder", "decoder")
     groups: Mapping[str, tuple[str, ...]] = {"transformer": searched, "all": parts}
     measured: Mapping[str, str] = {"Transformer": "transformer"}
+    kinds = tuple(MODELS)
+    opening = ("key", "whole_heads")
 
     def owns(self, model: nn.Module) -> bool:
         return isinstance(model, Detector)
@@ -66,6 +71,26 @@ class DetrFamily(Family):
 
     def load(self, path: Path) -> Detector:
         return load_model(path)
+
+    def open(self, path: Path, asked: Asked) -> Detector:
+        self.refuse(path, asked)
+        return load_model(path, asked.cfgs, cfgs_name="--cfgs", **asked.options)
+
+    def kind(self, model: nn.Module) -> str:
+        return model_name(_detector(model))
+
+    def is_dense(self, model: nn.Module) -> bool:
+        detector = _detector(model)
+        return detector.widths == detector.options.dense_widths()
+
+    def settings(self, model: nn.Module) -> dict[str, Any]:
+        detector = _detector(model)
+        about = {**detector.options.to_dict(), **asdict(detector.info)}
+        cfgs = detector.options.layout.to_text(detector.widths)
+        return {"cfgs": cfgs, **{f"model.{name}": value for name, value in about.items()}}
+
+    def with_classes(self, model: nn.Module, classes: Classes, kept: Mapping[int, int]) -> Detector:
+        return with_classes(_detector(model), classes, kept)
 
     def loss(self, model: nn.Module) -> Loss:
         criterion = Criterion(_detector(model).options.num_classes)

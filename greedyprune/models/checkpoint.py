@@ -242,15 +242,24 @@ def load_model(
     return open_detector(options, widths, info, state, place)
 
 
-def _described(
-    about: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> tuple[DetectorOptions, dict[str, int], ModelInfo]:
-    """What a file of this project says that it is."""
+def check_format(about: Mapping[str, Any]) -> None:
+    """Refuse what a file says of itself in a way that this version does not know.
+
+    Raises:
+        UserError: names the format.
+    """
     if about.get("format") != FORMAT:
         raise UserError(
             f"its format is {shown(about.get('format'))}, this version reads {FORMAT}: it is damaged, or of a newer "
             "version"
         )
+
+
+def _described(
+    about: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[DetectorOptions, dict[str, int], ModelInfo]:
+    """What a file of this project says that it is."""
+    check_format(about)
     name = about.get("model")
     if not isinstance(name, str) or name not in MODELS:
         raise UserError(f"it is of model {shown(name)}, this version knows {', '.join(MODELS)}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import BACKBONES, dense_widths
@@ -279,17 +279,7 @@ class ModelInfo:
     long_side: Pixels = 1333
 
     def __post_init__(self) -> None:
-        for name in ("class_names", "category_ids"):
-            if not isinstance(getattr(self, name), tuple):
-                raise UserError(f"{name} of the model is {shown(getattr(self, name))}, it must be a list")
-        for index, class_name in enumerate(self.class_names):
-            if not isinstance(class_name, str):
-                raise UserError(f"name {index} of the model's classes is {shown(class_name)}, it must be a text")
-        for index, category in enumerate(self.category_ids):
-            COUNT_OR_NONE.check(category, f"category id {index} of the model")
-        if len(set(self.category_ids)) < len(self.category_ids):
-            double = next(each for each in self.category_ids if self.category_ids.count(each) > 1)
-            raise UserError(f"the model has category id {double} twice")
+        check_labels(self.class_names, self.category_ids)
         check_ranges(self, "{} of the model".format)
         check_types(self, "{} of the model".format)
 
@@ -300,17 +290,49 @@ class ModelInfo:
         Raises:
             UserError: a name that it does not have, or a value of another type.
         """
-        for name in values:
-            if name not in {field.name for field in fields(cls)}:
-                raise UserError(f"model info {shown(name)} is unknown")
-        given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
-        return cls(**given)
+        return from_stored(cls, values)
 
     def check_classes(self, number: int) -> None:
         """Refuse names or ids of another number of classes; none at all are no mistake."""
         for name, listed in (("class names", self.class_names), ("category ids", self.category_ids)):
             if listed and len(listed) != number:
                 raise UserError(f"the model has {number} classes and {len(listed)} {name}")
+
+
+Info = TypeVar("Info")
+
+
+def from_stored(kind: type[Info], values: Mapping[str, Any]) -> Info:
+    """A dataclass about a model from what a checkpoint says of it; lists become tuples.
+
+    Raises:
+        UserError: a name that it does not have, or a value that it refuses.
+    """
+    for name in values:
+        if name not in {field.name for field in fields(kind)}:  # type: ignore[arg-type]
+            raise UserError(f"model info {shown(name)} is unknown")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_labels(names: object, ids: object) -> None:
+    """Refuse what are no names and ids of labels.
+
+    Raises:
+        UserError: names the first that is no text, or no id of its own.
+    """
+    for what, listed in (("class_names", names), ("category_ids", ids)):
+        if not isinstance(listed, tuple):
+            raise UserError(f"{what} of the model is {shown(listed)}, it must be a list")
+    assert isinstance(names, tuple)
+    assert isinstance(ids, tuple)
+    for index, class_name in enumerate(names):
+        if not isinstance(class_name, str):
+            raise UserError(f"name {index} of the model's classes is {shown(class_name)}, it must be a text")
+    for index, category in enumerate(ids):
+        COUNT_OR_NONE.check(category, f"category id {index} of the model")
+    if len(set(ids)) < len(ids):
+        double = next(each for each in ids if ids.count(each) > 1)
+        raise UserError(f"the model has category id {double} twice")
 
 
 @cache

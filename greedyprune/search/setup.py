@@ -214,14 +214,14 @@ def _material(bench: Bench, chosen: Chosen, options: SearchOptions, room: Room, 
     device = next(bench.model.parameters()).device
     text = resources.progress("images to mend with")
     batches = DatasetBatches(chosen.train, chosen.mending, MEND_BATCH, resources.num_workers, text)
-    sides = bench.family.sides(bench.model)
+    form = bench.family.form(bench.model)
     return Material(
         cache(lambda: Activations(bench, batches, room, last_only=False, origin=bench.mended_from)),
         Lessons(
             chosen.train,
             chosen.others,
             options.mend.augment,
-            *sides,
+            form,
             MEND_BATCH,
             options.seed,
             device,

@@ -22,6 +22,7 @@ from greedyprune.ranges import (
 )
 
 SCHEDULES = ("step", "cosine", "constant")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class TrainOptions:
         batch_size: images of one optimizer step, over all processes.
         lr: learning rate.
         lr_backbone: learning rate of the backbone; 0: it is not trained, nor are its norms.
-        weight_decay: AdamW's decoupled weight decay.
+        optimizer: adamw, or sgd with --momentum.
+        momentum: of sgd.
+        weight_decay: AdamW's decoupled weight decay; with sgd it is added to the gradient.
         no_decay_norm: no weight decay for norms, biases and single numbers.
         schedule: step, cosine or constant.
         lr_drop: epochs after which `step` multiplies by 0.1 (default: 11 of 12, and 80 % of longer trainings).
@@ -51,7 +54,11 @@ class TrainOptions:
         encoder_head: weight of the loss of a head over the encoder, there in training only; 0: no such head. For
             training from scratch.
         distill: weight of the teacher's answers in the loss, where there is a teacher.
-        augment: detr (flip, several sizes, crop), flips (both flips, x and y swapped, colours shuffled) or none.
+        augment: detr (flip, several sizes, crop), darknet (moved edges, flip, hue, saturation, brightness), flips (both
+            flips, x and y swapped, colours shuffled) or none.
+        multi_scale: another size of images every ten steps. For Darknet's detectors.
+        loss_sum: the loss is the sum over the images of a step, as Darknet's, and not their mean. For detectors whose
+            loss is a mean over images.
         train_images: only the first so many training images; 0: all. The demo data set is made so large if need be.
         eval_every: epochs between evaluations; the last epoch always has one; 0: only that one.
         eval_images: validation images, chosen by the seed; 0: all.
@@ -65,6 +72,8 @@ class TrainOptions:
     batch_size: Batch = 16
     lr: Amount = 1e-4
     lr_backbone: Amount = 1e-5
+    optimizer: str = "adamw"
+    momentum: ShareBelowOne = 0.9
     weight_decay: Amount = 1e-4
     no_decay_norm: bool = False
     schedule: str = "step"
@@ -80,6 +89,8 @@ class TrainOptions:
     encoder_head: Amount = 0.0
     distill: Amount = 5.0
     augment: str = "detr"
+    multi_scale: bool = False
+    loss_sum: bool = False
     train_images: ImagesOrNone = 0
     eval_every: CountOrNone = 1
     eval_images: CountOrNone = 0
@@ -90,6 +101,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         check_ranges(self, lambda name: f"--{name}")
         for name, choices in (
+            ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("augment", AUGMENTATIONS),
             ("amp", ("none", *AMP_DTYPES)),

@@ -1,12 +1,9 @@
 """An exponential moving average of a model's weights."""
 
 import copy
-from typing import cast
 
 import torch
-from torch import Tensor
-
-from greedyprune.models import Detector
+from torch import Tensor, nn
 
 
 def ema_decay(step: int, decay: float) -> float:
@@ -25,7 +22,7 @@ class Ema:
         model: a copy in eval mode that holds the average of parameters and float buffers (batch norm statistics).
     """
 
-    def __init__(self, model: Detector, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
@@ -41,6 +38,6 @@ class Ema:
             average.copy_(value)
 
 
-def _tensors(model: Detector) -> list[Tensor]:
+def _tensors(model: nn.Module) -> list[Tensor]:
     """Parameters and buffers, shared ones once."""
-    return [*model.parameters(), *cast("list[Tensor]", list(model.buffers()))]
+    return [*model.parameters(), *model.buffers()]

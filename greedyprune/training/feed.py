@@ -1,20 +1,20 @@
 """Training batches as a function of seed and step, so that a resumed training sees what it would have seen."""
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from greedyprune.data.coco import CocoDetection, Item
 from greedyprune.data.loader import Loader
 from greedyprune.data.seeded import SeededItems, epoch_order
 from greedyprune.errors import UserError
-from greedyprune.models import ImageBatch, pad_images
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World
 
-Part = tuple[ImageBatch, list[dict[str, Any]]]
+Part = tuple[Any, list[dict[str, Any]]]  # what `gather` makes of images, and their targets
+Gather = Callable[[list[Tensor], bool], Any]
 
 
 def cached(dataset: CocoDetection, images: int) -> CocoDetection:
@@ -39,13 +39,17 @@ class Feed:
         options: batch size, seed and number of images.
         run: accumulation, workers and memory format.
         world: which share of a step is this process's.
+        gather: makes a batch of normalised images `[3, h, w]`, where they are decoded; it is told whether in
+            channels-last memory. See `Recipe.gather`.
 
     Raises:
         UserError: a batch that cannot be cut evenly, or too few images.
     """
 
-    def __init__(self, dataset: CocoDetection, options: TrainOptions, run: RunOptions, world: World) -> None:
-        self.dataset, self.options, self.run, self.world = dataset, options, run, world
+    def __init__(
+        self, dataset: CocoDetection, options: TrainOptions, run: RunOptions, world: World, gather: Gather
+    ) -> None:
+        self.dataset, self.options, self.run, self.world, self._gather = dataset, options, run, world, gather
         cuts = run.accumulate * world.size
         if options.batch_size % cuts:
             raise UserError(
@@ -85,7 +89,5 @@ class Feed:
                 yield [next(parts) for _ in range(self.run.accumulate)]
 
     def _collate(self, items: list[Item]) -> Part:
-        images = pad_images([image for image, _ in items])
-        if self.run.channels_last:
-            images = images._replace(tensors=images.tensors.contiguous(memory_format=torch.channels_last))
+        images = self._gather([image for image, _ in items], self.run.channels_last)
         return images, [target for _, target in items]

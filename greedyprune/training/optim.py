@@ -1,4 +1,4 @@
-"""AdamW with DETR's two learning rates, and learning rate schedules as functions of the step."""
+"""AdamW or SGD with DETR's two learning rates, and learning rate schedules as functions of the step."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ def parameter_groups(model: nn.Module, options: TrainOptions) -> list[dict[str, 
     Parameters of a frozen backbone (`lr_backbone` 0) stop requiring gradients.
 
     Returns:
-        AdamW groups; `base_lr` is the learning rate that the schedule scales.
+        Groups of an optimizer; `base_lr` is the learning rate that the schedule scales.
     """
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -33,8 +33,10 @@ def parameter_groups(model: nn.Module, options: TrainOptions) -> list[dict[str, 
     return result
 
 
-def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, in its fused form."""
+def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum over `parameter_groups`, in its fused form."""
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameter_groups(model, options), lr=options.lr, momentum=options.momentum, fused=True)
     return torch.optim.AdamW(parameter_groups(model, options), lr=options.lr, fused=True)
 
 

@@ -44,7 +44,7 @@ class Teacher:
             named.append(f"decoder layers {list(answering)}, not {[*earlier, answering[-1]]}")
         if named:
             raise UserError(f"the teacher cannot teach this model: {'; '.join(named)}. {_REMEDY}")
-        _check_classes(model.classes, student.classes)
+        check_classes(model.classes, student.classes)
         self.model = model.eval().requires_grad_(False)
         self._queries = _nearest(student, model) if wanted < there else None
         self._earlier = [answering.index(layer) for layer in earlier]
@@ -93,7 +93,7 @@ def _nearest(student: Detector, teacher: Detector) -> Tensor:
     return (patterns + torch.from_numpy(chosen)).flatten()
 
 
-def _check_classes(theirs: Classes, ours: Classes) -> None:
+def check_classes(theirs: Classes, ours: Classes) -> None:
     """Refuse a teacher whose labels are known to mean other things."""
     if ours.names and theirs.names:
         named = [pair for pair in zip(ours.names, theirs.names, strict=True) if folded(pair[0]) != folded(pair[1])]

@@ -4,32 +4,26 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from greedyprune.data.seeded import mixed_seed
 from greedyprune.errors import UserError
-from greedyprune.evaluation.predict import autocast
-from greedyprune.models import Criterion, Detector, save_checkpoint
-from greedyprune.models.backbone import Backbone
-from greedyprune.pruning.answers import answer_errors
+from greedyprune.families import family_of
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World, without_sync
 from greedyprune.training.ema import Ema
-from greedyprune.training.encoder_head import WithEncoderHead
 from greedyprune.training.feed import Feed, Part
 from greedyprune.training.interrupt import StopSignals
 from greedyprune.training.log import TrainLog
 from greedyprune.training.optim import load_optimizer, lr_factor, make_optimizer, optimizer_tensors, set_lr
+from greedyprune.training.recipes import make_recipe
+from greedyprune.training.recipes.base import Moment
 from greedyprune.training.state import BEST, LAST, Position, check_settings, read_state, save_state
-from greedyprune.training.teacher import Teacher
 from greedyprune.training.validation import Validation
-
-LOGGED = ("loss_ce", "loss_bbox", "loss_giou", "tgt_loss_ce", "tgt_loss_bbox", "tgt_loss_giou")
 
 
 class Stopped(Exception):
@@ -55,14 +49,14 @@ class Trainer:
 
     def __init__(
         self,
-        model: Detector,
+        model: nn.Module,
         feed: Feed,
         validation: Validation,
         options: TrainOptions,
         run: RunOptions,
         world: World,
         settings: dict[str, Any],
-        teacher: Detector | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.feed, self.validation, self.options, self.run, self.world = feed, validation, options, run, world
         self.settings = {**options.to_dict(), **settings}
@@ -70,25 +64,23 @@ class Trainer:
         self.model = model.to(world.device)
         if run.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.criterion = Criterion(model.options.num_classes)
         self.ema = Ema(self.model, options.ema) if options.ema else None
-        self.teacher = Teacher(teacher.to(world.device), self.model) if teacher else None
-        self.module: nn.Module = self.model
-        if options.encoder_head:
-            self.module = WithEncoderHead(self.model).to(world.device)
+        self.family = family_of(self.model)
+        self.recipe = make_recipe(self.model, options, world, teacher)
+        self.module = self.recipe.module
         self.optimizer = make_optimizer(self.module, options)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=options.amp == "fp16")
         self.position = self._restore() or Position()
-        self.network = self._network()
+        self.network = self.recipe.network(run.compile)
         self._saved_step = self.position.step
         # Sums of the losses since the last record of the log.
-        self._window = torch.zeros(1 + len(LOGGED), device=world.device)
+        self._window = torch.zeros(1 + len(self.recipe.logged), device=world.device)
         self._window_steps, self._window_seconds = 0, 0.0
         self._norm = torch.zeros(())
 
     @property
-    def result(self) -> Detector:
+    def result(self) -> nn.Module:
         """The model to evaluate and keep: averaged where there is an average."""
         return self.ema.model if self.ema else self.model
 
@@ -159,29 +151,16 @@ class Trainer:
         torch.manual_seed(mixed_seed(options.seed, position.step, self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
         summed = torch.zeros_like(self._window)
+        moment = Moment(position.step, len(parts), num_boxes)
         for index, (images, targets) in enumerate(parts):
-            images = images.to(device)
             known = [
                 {key: target[key].to(device, non_blocking=True) for key in ("labels", "boxes")} for target in targets
             ]
             with without_sync(self.network, skip=index + 1 < len(parts)):
-                with autocast(device, options.amp), _attention_kernel(device):
-                    noised = None if options.no_dn else known
-                    if options.encoder_head:
-                        answer, head_loss = self.network(images, noised, options.denoising, known)
-                    else:
-                        answer, head_loss = self.network(images, noised, options.denoising), None
-                    target = self.teacher.answer(images) if self.teacher else None
-                losses = self.criterion(answer, known, num_boxes)
-                loss = self.criterion.total(losses)
-                if head_loss is not None:
-                    loss = loss + options.encoder_head / len(parts) * head_loss  # a mean over the part's tokens
-                if target is not None:
-                    errors = torch.stack(answer_errors(answer, target))
-                    loss = loss + options.distill / num_boxes * errors.sum()  # a sum over queries, as the criterion's
+                loss, named = self.recipe.loss(self.network, images, known, moment)
                 self.scaler.scale(loss).backward()
             absent = loss.new_zeros(())
-            summed += torch.stack([loss, *(losses.get(name, absent) for name in LOGGED)]).detach()
+            summed += torch.stack([loss, *(named.get(name, absent) for name in self.recipe.logged)]).detach()
         self.scaler.unscale_(self.optimizer)
         self._norm = nn.utils.clip_grad_norm_(self.parameters, options.clip_max_norm or float("inf"))
         self._check_finite(summed[0], parts)
@@ -223,7 +202,7 @@ class Trainer:
                 record |= {**accuracy, "eval_seconds": round(time.perf_counter() - started, 1)}
                 if position.best_ap is None or accuracy["AP"] > position.best_ap:
                     position.best_ap, position.best_epoch = accuracy["AP"], number
-                    save_checkpoint(self.result, self.run.output_dir / BEST)
+                    self.family.save(self.result, self.run.output_dir / BEST)
         position.epochs_done, position.finished = number, last
         if log:
             log.epoch(record)
@@ -238,13 +217,13 @@ class Trainer:
         if not log:
             return
         loss, *parts = (value / self.world.size for value in means)
-        named = {name: round(value, 6) for name, value in zip(LOGGED, parts, strict=True)}
+        named = {name: round(value, 6) for name, value in zip(self.recipe.logged, parts, strict=True)}
         log.step(
             {
                 "step": self.position.step,
                 "epoch": self.position.epochs_done + 1,
                 "loss": round(loss, 6),
-                **{name: value for name, value in named.items() if not (self.options.no_dn and name.startswith("tgt"))},
+                **named,
                 "lr": lr,
                 "grad_norm": round(float(self._norm), 6),
                 "images_per_s": round(speed, 2),
@@ -256,19 +235,9 @@ class Trainer:
         self.network.train()
         frozen_from = self.options.norm_frozen_from(self.feed.steps_per_epoch)
         if frozen_from is not None and self.position.step >= frozen_from:
-            for module in self.model.backbone.modules():
+            for module in self.recipe.normed.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
-
-    def _network(self) -> nn.Module:
-        """The module to call; its parameters are the model's."""
-        if self.run.compile:
-            cast(Backbone, self.model.backbone[0]).body.compile()
-            for layer in self.model.transformer.encoder.layers:
-                layer.compile()
-            for layer in self.model.transformer.decoder.layers:
-                layer.compile(dynamic=True)  # the number of denoising queries changes from batch to batch
-        return self.world.wrap(self.module, unused=self.model.has_idle_weights)
 
     def _stopped(self) -> "Stopped":
         return Stopped(f"the state of step {self._saved_step} is in {self.run.output_dir}")
@@ -289,8 +258,7 @@ class Trainer:
             "model": _unshared(self.model),
             "optimizer": optimizer_tensors(self.optimizer, self.module),
         }
-        if isinstance(self.module, WithEncoderHead):
-            parts["encoder_head"] = dict(self.module.head.named_parameters())
+        parts |= self.recipe.helpers()
         return {**parts, "ema": _unshared(self.ema.model)} if self.ema else parts
 
     def _save(self) -> None:
@@ -300,7 +268,7 @@ class Trainer:
             return
         self.position.scaler = self.scaler.state_dict()
         save_state(self.run.output_dir, self.position, self.settings, self._tensors())
-        save_checkpoint(self.result, self.run.output_dir / LAST)
+        self.family.save(self.result, self.run.output_dir / LAST)
 
     def _restore(self) -> Position | None:
         found = read_state(self.run.output_dir)
@@ -310,8 +278,7 @@ class Trainer:
         check_settings(settings, self.settings, TrainOptions().to_dict(), self.run.output_dir)
         _load(self.model, tensors["model"])
         load_optimizer(self.optimizer, self.module, tensors.get("optimizer", {}))
-        if isinstance(self.module, WithEncoderHead):
-            self.module.head.load_state_dict(tensors["encoder_head"])
+        self.recipe.restore(tensors)
         if self.ema:
             _load(self.ema.model, tensors["ema"])
         if self.scaler.is_enabled():
@@ -319,22 +286,12 @@ class Trainer:
         return position
 
 
-def _unshared(model: Detector) -> dict[str, Tensor]:
+def _unshared(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, shared ones once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 @torch.no_grad()
-def _load(model: Detector, tensors: dict[str, Tensor]) -> None:
+def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     for name, value in _unshared(model).items():
         value.copy_(tensors[name])
-
-
-@contextlib.contextmanager
-def _attention_kernel(device: torch.device) -> Iterator[None]:
-    """On CPUs the flash kernel's backward pass is slow: with the plain one a demo step takes three quarters."""
-    if device.type == "cpu":
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    else:
-        yield

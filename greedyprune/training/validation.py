@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from torch import nn
 from torch.utils.data import Subset
 
 from greedyprune.classes import map_labels
@@ -14,7 +15,6 @@ from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.evaluate import subset_ids
 from greedyprune.evaluation.predict import predict_detections
 from greedyprune.families import family_of
-from greedyprune.models import Detector
 from greedyprune.training.config import RunOptions, TrainOptions
 from greedyprune.training.distributed import World
 
@@ -37,7 +37,7 @@ class Validation:
         self.loader = Loader(share, collate, run.num_workers, batch_size=max(1, options.batch_size // world.size))
 
     def measure(
-        self, model: Detector, progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None
+        self, model: nn.Module, progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None
     ) -> dict[str, Any] | None:
         """What `coco_ap` returns, in the first process; None in the others.
 
@@ -46,8 +46,9 @@ class Validation:
             progress: wraps the loader.
         """
         loader: Iterable[Any] = self.loader if progress is None else progress(self.loader)
-        categories = map_labels(model.classes, self.dataset.coco, self.dataset.root).categories
-        parts = self.world.gather(predict_detections(family_of(model), model, loader, category_ids=categories))
+        family = family_of(model)
+        categories = map_labels(family.classes(model), self.dataset.coco, self.dataset.root).categories
+        parts = self.world.gather(predict_detections(family, model, loader, category_ids=categories))
         if not self.world.main:
             return None
         found = Detections.concat(parts)

@@ -6,6 +6,7 @@ from greedyprune.data.coco import CocoDetection
 from greedyprune.data.seeded import epoch_order
 from greedyprune.data.transforms import train_transform
 from greedyprune.training import Feed, RunOptions, TrainOptions, World
+from greedyprune.training.recipes.detr import DetrRecipe
 
 from .tiny_training import write_data
 
@@ -18,7 +19,8 @@ def data(tmp_path_factory):
 def make_feed(data, options=None, run=None, rank=0, size=1):
     dataset = CocoDetection(data, "train", None, train_transform("flips", 48, 64))
     chosen = TrainOptions(**{"batch_size": 4, **(options or {})})
-    return Feed(dataset, chosen, RunOptions(**(run or {})), World(rank, size, torch.device("cpu")))
+    world = World(rank, size, torch.device("cpu"))
+    return Feed(dataset, chosen, RunOptions(**(run or {})), world, DetrRecipe.gather)
 
 
 def taken(feed, epoch, start=0):

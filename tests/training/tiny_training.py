@@ -12,6 +12,7 @@ from greedyprune.data.transforms import eval_transform, train_transform
 from greedyprune.models import Detector, ModelInfo
 from greedyprune.training import Feed, RunOptions, Trainer, TrainOptions, Validation, World
 from greedyprune.training.log import TrainLog
+from greedyprune.training.recipes import recipe_class
 from greedyprune.training.state import LOG
 
 from ..evaluation.tiny_coco import CATEGORIES, write_tiny
@@ -52,7 +53,9 @@ def make_trainer(
     running = RunOptions(folder, **(run or {}))
     model = model or small_model()
     transform = train_transform(chosen.augment, 48, 64)
-    feed = Feed(CocoDetection(data, "train", tuple(CATEGORIES), transform), chosen, running, world)
+    feed = Feed(
+        CocoDetection(data, "train", tuple(CATEGORIES), transform), chosen, running, world, recipe_class(model).gather
+    )
     val_data = CocoDetection(data, "val", tuple(CATEGORIES), eval_transform(48, 64))
     return Trainer(model, feed, Validation(val_data, chosen, running, world), chosen, running, world, {}, teacher)
 
