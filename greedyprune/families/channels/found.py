@@ -1,7 +1,7 @@
 """From followed channels to sites."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,40 +39,67 @@ def convolution_sites(
     several that are summed up, or a part of them, where something else reads only these.
 
     Args:
-        model: in eval mode.
+        model: in any mode.
         forwards: run it, on inputs of different sizes where what it does depends on them.
         part: see `Site.part`.
         step: by how much a search changes a width: the next multiple of what stays together.
         weighted: see `HiddenSite.weighted`.
     """
     tracer = Tracer(model, rules_of(model), OPERATORS)
-    for forward in forwards:
-        tracer.run(forward)
+    training = {module: module.training for module in model.modules()}
+    model.eval()  # no statistics of an image go into a norm
+    try:
+        for forward in forwards:
+            tracer.run(forward)
+    finally:
+        for module, before in training.items():
+            module.training = before
     roots = _roots(tracer)
-    why: dict[int, str] = {int(roots[STRANGER]): "meets something that no convolution writes"}
-    for numbers, reason in tracer.pinned:
-        why = {**dict.fromkeys(roots[numbers.numpy()].tolist(), reason), **why}
+    why = _reasons(tracer, roots)
     parts = list(tracer.parts.values())
-    lying = _lying(parts, roots)
-    groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    sites: list[HiddenSite] = []
     unpruned: dict[str, str] = {}
-    for root, places in lying.items():
-        writers = [parts[index].module for index in places if parts[index].writes]
-        read = any(parts[index].role == "output" for index in places)
-        if root in why or not read or not writers:
-            unpruned |= dict.fromkeys(writers, why.get(root, "is read by nothing"))
-            continue
-        groups.setdefault(tuple((index, len(found)) for index, found in places.items()), []).append(root)
-    names = Counter(_first(parts, key).module for key in groups)
+    unread: list[str] = []
+    groups = list(_groups(parts, roots, set(why)))
+    names = Counter(group.writers[0] for group in groups if group.leaves)
     numbered: Counter[str] = Counter()
-    sites = []
-    for key, members in groups.items():
-        name = _first(parts, key).module
+    for group in groups:
+        if not group.leaves:
+            for name in group.writers:
+                if group.pinned:
+                    unpruned.setdefault(name, why[group.root])
+            unread += group.writers
+            continue
+        name = group.writers[0]
         numbered[name] += 1
         own = name if names[name] == 1 else f"{name}:{numbered[name]}"
-        units = [lying[root] for root in members]
-        sites.append(_site(tracer, parts, key, units, own, part, step, weighted))
-    return Found(tuple(sites), unpruned)
+        sites.append(_site(tracer, group, own, part, step, weighted))
+    return Found(tuple(sites), {**dict.fromkeys(unread, "is read by nothing"), **unpruned})
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Channels with the same writers and the same readers.
+
+    Attributes:
+        places: the parts that they lie in, in the order of the pass, and where `[units, n]` every unit is there.
+        root: the component of the first one.
+        pinned: they stay.
+    """
+
+    places: list[tuple[Part, np.ndarray]]
+    root: int
+    pinned: bool
+
+    @property
+    def writers(self) -> list[str]:
+        """The convolutions that make them."""
+        return list(dict.fromkeys(part.module for part, _ in self.places if part.writes))
+
+    @property
+    def leaves(self) -> bool:
+        """They can leave: something reads them, and nothing that is not followed does."""
+        return bool(self.writers) and not self.pinned and any(part.role == "output" for part, _ in self.places)
 
 
 def _roots(tracer: Tracer) -> np.ndarray:
@@ -83,52 +110,56 @@ def _roots(tracer: Tracer) -> np.ndarray:
     return roots
 
 
-def _lying(parts: Sequence[Part], roots: np.ndarray) -> dict[int, dict[int, list[int]]]:
-    """Of every component, in the order of the pass, its positions in every part."""
-    lying: dict[int, dict[int, list[int]]] = {}
-    for index, part in enumerate(parts):
-        numbers = part.numbers.numpy()
-        for position, (number, root) in enumerate(zip(numbers.tolist(), roots[numbers].tolist(), strict=True)):
-            if number > STRANGER:
-                lying.setdefault(root, {}).setdefault(index, []).append(position)
-    return lying
+def _reasons(tracer: Tracer, roots: np.ndarray) -> dict[int, str]:
+    """Why components stay; the first reason counts."""
+    why: dict[int, str] = {}
+    for numbers, reason in tracer.pinned:
+        why = {**dict.fromkeys(np.unique(roots[numbers.numpy()]).tolist(), reason), **why}
+    return {**why, int(roots[STRANGER]): "meets something that no convolution writes"}
 
 
-def _first(parts: Sequence[Part], key: Sequence[tuple[int, int]]) -> Part:
-    """The part of the convolution that a site is named after."""
-    return next(parts[index] for index, _ in key if parts[index].writes)
+def _groups(parts: Sequence[Part], roots: np.ndarray, pinned: set[int]) -> Iterator[_Group]:
+    """The components that lie in the same parts, as often in each, in the order in which the pass meets the first."""
+    numbers = np.concatenate([np.empty(0, dtype=np.int64), *(part.numbers.numpy() for part in parts)])
+    part = np.repeat(np.arange(len(parts)), [len(each.numbers) for each in parts])
+    place = np.concatenate([np.empty(0, dtype=np.int64), *(np.arange(len(each.numbers)) for each in parts)])
+    followed = numbers > STRANGER
+    root, part, place = roots[numbers[followed]], part[followed], place[followed]
+    _, first, inverse = np.unique(root, return_index=True, return_inverse=True)
+    rank = first[inverse]  # components by where they are met first
+    order = np.lexsort((place, part, rank))
+    root, part, place, rank = root[order], part[order], place[order], rank[order]
+    starts = np.flatnonzero(np.diff(rank, prepend=-1))
+    ends = np.append(starts[1:], len(rank))
+    members: dict[tuple[bool, bytes], list[int]] = {}
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        members.setdefault((int(root[start]) in pinned, part[start:end].tobytes()), []).append(start)
+    for (stays, key), own in members.items():
+        lying = np.frombuffer(key, dtype=part.dtype)
+        where = place[np.asarray(own)[:, None] + np.arange(len(lying))]  # [units, parts with repetition]
+        places = [(parts[index], where[:, lying == index]) for index in dict.fromkeys(lying.tolist())]
+        yield _Group(places, int(root[own[0]]), stays)
 
 
-def _site(
-    tracer: Tracer,
-    parts: Sequence[Part],
-    key: Sequence[tuple[int, int]],
-    units: Sequence[dict[int, list[int]]],
-    name: str,
-    part: str,
-    step: int,
-    weighted: bool,
-) -> HiddenSite:
+def _site(tracer: Tracer, group: _Group, name: str, part: str, step: int, weighted: bool) -> HiddenSite:
     slices, settings, readers = [], [], []
     least = 1
-    for index, _ in key:
-        each = parts[index]
+    for each, places in group.places:
         layer = tracer.model.get_submodule(each.module)
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
             least = 2  # with one channel a group it would be depthwise, and with one group neither
-        places = tuple(tuple(unit[index]) for unit in units)
-        whole = [*range(len(each.numbers))] == [position for unit in places for position in unit]
-        slices.append(Slice(each.name, each.dim, (each.role,), places=() if whole else places))
+        whole = np.array_equal(places.ravel(), np.arange(len(each.numbers)))
+        listed = () if whole else tuple(map(tuple, places.tolist()))
+        slices.append(Slice(each.name, each.dim, (each.role,), places=listed))
         if each.role == "output":
             readers.append(Reader(each.module, tracer.norm_of(each.module)))
         if each.module in tracer.grouped and each.name == f"{each.module}.weight":
             settings.append(Setting(each.module, "groups", tracer.grouped[each.module], each.name))
-    together = next(count for index, count in key if parts[index].writes)
-    writers = dict.fromkeys(parts[index].module for index, _ in key if parts[index].writes)
-    full = together * len(units)
+    units, together = next(places.shape for each, places in group.places if each.writes)
+    full = together * units
     return HiddenSite(
         name=name,
-        label=" + ".join(writers),
+        label=" + ".join(group.writers),
         part=part,
         full=full,
         grain=together,
