@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -62,6 +63,26 @@ def count_flops(family: Family, model: nn.Module, size: tuple[int, int]) -> dict
     return {WHOLE: counter.total} | totals
 
 
+def flops_by_weight(family: Family, model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+    """Multiply-adds for each element of the weight of every linear layer and convolution, by the weight's name.
+
+    As often as an element is multiplied in a forward pass: weights of other sizes cost in proportion, as long as maps
+    and tokens stay as many.
+
+    Args:
+        family: of the model.
+        model: in the form that is counted.
+        size: see `count_flops`.
+    """
+    counter = _MultiplyAdds()
+    with evaluating(model), counter:
+        family.answer(model, family.inputs(model, [_image(model, size)]), last_only=True)
+    found = {
+        name: counter.weights[id(tensor)] for name, tensor in model.named_parameters() if id(tensor) in counter.weights
+    }
+    return {name: total // model.get_parameter(name).numel() for name, total in found.items()}
+
+
 def _image(model: nn.Module, size: tuple[int, int]) -> Tensor:
     """A blank image `[3, h, w]` where the model is."""
     parameter = next(model.parameters())
@@ -78,13 +99,17 @@ class _MultiplyAdds(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self.weights: Counter[int] = Counter()  # by the id of a layer's weight
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if count := _FORMULAS.get(func):
-            self.total += count(result, *args, **(kwargs or {}))
+            made = count(result, *args, **(kwargs or {}))
+            self.total += made
+            if count in (_linear, _convolution):
+                self.weights[id(args[1])] += made
         return result
 
 

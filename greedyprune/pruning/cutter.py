@@ -5,9 +5,9 @@ from functools import cached_property
 
 from torch import Tensor
 
-from greedyprune.pruning.kinds import SiteCut, kind_of
+from greedyprune.pruning.kinds import SiteCut, Trimmed, kind_of
 from greedyprune.pruning.scorers import Given
-from greedyprune.sites import Change, Site, Widths
+from greedyprune.sites import Change, HiddenSite, Site, Widths
 
 # From a site, its width and the tensors so far to its change.
 MakeChange = Callable[[Site, int, Mapping[str, Tensor]], Change]
@@ -24,7 +24,8 @@ class Cutter:
 
     def __init__(self, given: Given, scorer: str, refit: bool = True) -> None:
         self.given, self.scorer, self.refit = given, scorer, refit
-        self._changes: dict[tuple[str, int], Change] = {}
+        # By site and width: the tensors that it was made of, and the change.
+        self._changes: dict[tuple[str, int], tuple[tuple[Tensor, ...], Change]] = {}
 
     @property
     def sites(self) -> Sequence[Site]:
@@ -41,14 +42,20 @@ class Cutter:
         return combined(self.sites, widths, self.given.state, self._change)
 
     def _change(self, site: Site, width: int, state: Mapping[str, Tensor]) -> Change:
-        """A site's change; one that nothing before it touches is made only once."""
-        dense = self.given.state
-        if any(state[part.name] is not dense[part.name] for part in site.slices if not part.output):
-            return self.cuts[site.name].change(width, state)
-        key = site.name, width
-        if key not in self._changes:
-            self._changes[key] = self.cuts[site.name].change(width, state)
-        return self._changes[key]
+        """A site's change; of the same tensors it is made only once."""
+        cut = self.cuts[site.name]
+        given = tuple(state[name] for name in sorted(touched(site)) if name in state)
+        known = self._changes.get((site.name, width))
+        if known is None or any(one is not other for one, other in zip(known[0], given, strict=True)):
+            known = self._changes[site.name, width] = given, cut.change(width, state)
+        return known[1]
+
+
+def touched(site: Site) -> set[str]:
+    """The tensors that a change of a site may be made of, by name, some of which there may not be."""
+    readers = site.readers if isinstance(site, HiddenSite) else ()
+    names = {f"{reader.module}.bias" for reader in readers} | {f"{reader.norm}.running_mean" for reader in readers}
+    return names | {part.name for part in site.slices}
 
 
 def combined(sites: Sequence[Site], widths: Widths, state: Mapping[str, Tensor], change: MakeChange) -> Change:
@@ -60,7 +67,7 @@ def combined(sites: Sequence[Site], widths: Widths, state: Mapping[str, Tensor],
         state: the model's tensors.
         change: makes the change of a site, of a width, from tensors that the sites before it have changed.
     """
-    result, now = Change(), dict(state)
+    result, now = Change(), Trimmed.of(state)
     gone = {site.name for site in sites if widths.get(site.name, site.full) == 0}
     for site in sites:
         width = widths.get(site.name, site.full)
@@ -68,5 +75,5 @@ def combined(sites: Sequence[Site], widths: Widths, state: Mapping[str, Tensor],
             continue
         own = change(site, width, now)
         result = result | own
-        now.update(own.tensors)
+        now = Trimmed.of(now, own)
     return result

@@ -17,6 +17,7 @@ BOX_CURVATURE = 50.0**2  # of a box coordinate, in units of the image's side, ag
 SPARE = 1e-3  # of a budget that may be left over
 FIT = 1 + 1e-9  # sums in floating point: a budget that is met exactly must hold
 HALVINGS = 12
+TOLERANCE = 1e-3  # of the least damage
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
 
@@ -81,9 +82,12 @@ class DamageTable:
         A narrower width never counts as less damage than a wider one: where that is measured, it is the noise of
         a few images.
         """
+        return self._damage(name, self.widths(name))
+
+    def _damage(self, name: str, at: Sequence[int]) -> list[float]:
         widths, damages = self.points[name]
         monotone = np.maximum.accumulate(np.asarray(damages)[::-1])[::-1]
-        return np.interp(self.widths(name), widths, monotone).tolist()
+        return np.interp(at, widths, monotone).tolist()
 
     def best_widths(
         self, cost: Callable[[str, int], float], total: Callable[[Mapping[str, int]], float], budget: float
@@ -138,3 +142,56 @@ class DamageTable:
             if damage <= best[1]:
                 best = widths, damage
         return best
+
+    def best_chained_widths(
+        self,
+        own: Callable[[str, int], float],
+        pairs: Mapping[tuple[str, str], float],
+        total: Callable[[Mapping[str, int]], float],
+        budget: float,
+    ) -> tuple[dict[str, int], float]:
+        """The same where costs are sums of what sites cost by themselves and of products of two of their widths.
+
+        What is chosen is the best, to `TOLERANCE` of its damage, of all choices of measured widths; between these it
+        is then refined, among five widths of every site around what was chosen before.
+
+        Args:
+            own: what a site costs by itself.
+            pairs: by two sites what the product of their widths is multiplied with.
+            total: of all sites; it may hold a constant beside.
+            budget: see `best_widths`.
+        """
+        numbers = {site.name: number for number, site in enumerate(self.sites)}
+        products = {(numbers[one], numbers[other]): each for (one, other), each in pairs.items()}
+        full = {site.name: self.points[site.name][0][-1] for site in self.sites}
+        known = sum(own(name, width) for name, width in full.items())
+        known += sum(each * full[one] * full[other] for (one, other), each in pairs.items())
+        allowed = budget - (total(full) - known)
+        grids = {site.name: list(self.points[site.name][0]) for site in self.sites}
+        while True:
+            choices = [
+                Choices(
+                    self._damage(name, grid), [own(name, width) for width in grid], sizes=[float(each) for each in grid]
+                )
+                for name, grid in grids.items()
+            ]
+            picked = allocate(choices, max(allowed, cheapest(choices, products)), products, TOLERANCE)
+            chosen = [0 if index is None else index for index in picked]
+            finer = {
+                name: _finer(grid, index, self.steps[name])
+                for (name, grid), index in zip(grids.items(), chosen, strict=True)
+            }
+            if all(set(finer[name]) <= set(grid) for name, grid in grids.items()):
+                widths = {name: grid[index] for (name, grid), index in zip(grids.items(), chosen, strict=True)}
+                return widths, sum(self._damage(name, [width])[0] for name, width in widths.items())
+            grids = finer
+
+
+def _finer(grid: Sequence[int], index: int, step: int) -> list[int]:
+    """Widths around one of a grid, with at most two more on either side, up to its neighbours."""
+    found = {grid[index]}
+    for neighbour in {grid[max(0, index - 1)], grid[min(len(grid) - 1, index + 1)]}:
+        apart = abs(neighbour - grid[index])
+        half = apart // 2 // step * step
+        found |= {neighbour, grid[index] + (half if neighbour > grid[index] else -half)}
+    return sorted(found)

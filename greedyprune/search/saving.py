@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from greedyprune.search.bilinear import Bilinear
 from greedyprune.search.cost import CostModel
 from greedyprune.search.latency import LatencyTable
 from greedyprune.sites import Widths
@@ -42,6 +43,11 @@ class Saving:
         if self._latency is not None:
             return sum(self.of_site(name, widths.get(name, full)) for name, full in self.cost.full.items())
         return float(self.cost(widths).of(self.kind)) - self._floor
+
+    @property
+    def formula(self) -> Bilinear | None:
+        """The cost as a sum of products of widths; None: it is not."""
+        return None if self._latency is not None else self.cost.formula(self.kind)
 
     def share_with(self, widths: Mapping[str, int]) -> float:
         """Cost of the whole model with these widths, as a share of the dense one's."""

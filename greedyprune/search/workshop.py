@@ -109,7 +109,10 @@ class Workshop:
 
     def best_widths(self, table: DamageTable, share: float) -> tuple[dict[str, int], float]:
         """The widths of least damage within a share of the sites' cost, and that damage."""
-        return table.best_widths(self.saving.of_site, self.saving.of_sites, share * self.saving.sites)
+        budget, formula = share * self.saving.sites, self.saving.formula
+        if formula is not None and formula.pairs:
+            return table.best_chained_widths(formula.own, formula.pairs, self.saving.of_sites, budget)
+        return table.best_widths(self.saving.of_site, self.saving.of_sites, budget)
 
     def dense_table(self) -> DamageTable:
         """The damage of every site, cut alone."""

@@ -1,6 +1,7 @@
 """Sites of models as data, and changes of their widths."""
 
 from greedyprune.sites.change import Change, installed, put
+from greedyprune.sites.convolution_layout import ConvolutionLayout
 from greedyprune.sites.layout import FlatLayout, Layout
 from greedyprune.sites.site import (
     AttentionSite,
@@ -17,6 +18,7 @@ from greedyprune.sites.site import (
 __all__ = [
     "AttentionSite",
     "Change",
+    "ConvolutionLayout",
     "CountSite",
     "FlatLayout",
     "HiddenSite",

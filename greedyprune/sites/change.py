@@ -39,16 +39,22 @@ class Change:
         tensors: parameters and buffers by their names in the state dict.
         settings: values of attributes that remember a width, and modules that take the place of others.
         pairing: which queries and answers are left.
+        left: of dimensions of tensors, by name and number, which of their positions are left, ascending: by it another
+            site finds its channels in what this one has cut.
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     settings: Mapping[Attribute, Any] = field(default_factory=dict)
     pairing: Pairing = WHOLE
+    left: Mapping[tuple[str, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __or__(self, other: "Change") -> "Change":
         """Both changes, where they meet the other one."""
         return Change(
-            {**self.tensors, **other.tensors}, {**self.settings, **other.settings}, self.pairing | other.pairing
+            {**self.tensors, **other.tensors},
+            {**self.settings, **other.settings},
+            self.pairing | other.pairing,
+            {**self.left, **other.left},
         )
 
     def __bool__(self) -> bool:

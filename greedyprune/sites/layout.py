@@ -42,10 +42,7 @@ class FlatLayout:
     def parse(self, value: Any, source: str = "--cfgs") -> dict[str, int]:
         """See `Layout.parse`."""
         if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                raise UserError(f"{source} is no JSON; expected {{site: width}}") from None
+            value = from_json(value, source, "{site: width}")
         if not isinstance(value, Mapping):
             raise UserError(f"{source} is {shown(value)}, expected {{site: width}}")
         for name, width in value.items():
@@ -60,3 +57,15 @@ class FlatLayout:
     def to_list(self, widths: Widths) -> dict[str, int]:
         """See `Layout.to_list`."""
         return {name: width for name, width in widths.items() if width != self.sites[name].full}
+
+
+def from_json(text: str, source: str, expected: str) -> Any:
+    """What a text says, which is read as data.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{source} is no JSON; expected {expected}") from None

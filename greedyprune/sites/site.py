@@ -22,12 +22,15 @@ class Slice:
             (q, k, v stacked: three): `query`, `key`, `value`, `hidden`, `item` of a count, `statistic` of a batch norm,
             `output` where they are read, or `sampling` where they are no channels, but the places where a head looks.
         spaces: the products of queries and keys, summed before the softmax, that its queries or keys belong to.
+        places: of each unit of the site where it is in that dimension, which other sites may share, as after a
+            concatenation, and which may hold a unit several times; empty: the whole dimension is the site's.
     """
 
     name: str
     dim: int
     roles: tuple[str, ...]
     spaces: tuple[int, ...] = ()
+    places: tuple[tuple[int, ...], ...] = ()
 
     @property
     def blocks(self) -> int:
@@ -47,11 +50,13 @@ class Setting:
         module: the module's name.
         attribute: the attribute's.
         per: 1, or the number of heads where the attribute is the width of one head.
+        tensor: a tensor by name, whose rows count in the place of the width: several sites may have a part in them.
     """
 
     module: str
     attribute: str
     per: int = 1
+    tensor: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,9 +129,11 @@ class Site:
         """The units that channels belong to, ascending."""
         return sorted({channel // self.unit for channel in channels})
 
-    def by_unit(self, part: Slice, tensor: Tensor) -> Tensor:
-        """A view of a slice's tensor as `[blocks, units, rows of a unit, ...]`."""
-        return tensor.movedim(part.dim, 0).unflatten(0, (part.blocks, self.full // self.unit, -1))
+    def positions(self, part: Slice, size: int) -> Tensor:
+        """`[units, n]` int64, where each unit is in the dimension of a slice, which has `size` positions."""
+        if part.places:
+            return torch.tensor(part.places)
+        return torch.arange(size).view(part.blocks, self.full // self.unit, -1).movedim(1, 0).flatten(1)
 
     def pruned(self, kept: Iterable[int]) -> Tensor:
         """`[units]` bool, True where no channel is kept."""
@@ -179,12 +186,23 @@ class HiddenSite(Site):
         sort: `ffn`, `mlp` or `conv`, by which a user chooses steps.
         weighted: how much each token counts is measured by the answer's dependence on it; else all count alike, which
             needs no backward pass.
+        together: channels that stay or leave together, as those that a grouped convolution or a reorganisation of
+            pixels binds.
     """
 
     kind: ClassVar[str] = "hidden"
     readers: tuple[Reader, ...]
     sort: str = "ffn"
     weighted: bool = True
+    together: int = 1
+
+    @property
+    def unit(self) -> int:
+        return self.together
+
+    def columns(self, reader: Reader, size: int) -> Tensor:
+        """`[units, n]` int64, where each unit is among the `size` columns of a reader's weight."""
+        return self.positions(next(part for part in self.slices if part.output and part.name == reader.weight), size)
 
 
 @dataclass(frozen=True, kw_only=True)

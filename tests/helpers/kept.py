@@ -20,7 +20,8 @@ def kept_of(draw: st.DrawFn, site: Site) -> tuple[int, ...]:
             for channel in range(site.unit)
         ]
         return tuple(sorted(channels))
-    return tuple(sorted(draw(st.sets(st.integers(0, site.full - 1), min_size=site.least))))
+    units = draw(st.sets(st.integers(0, site.full // site.unit - 1), min_size=site.least // site.unit))
+    return tuple(unit * site.unit + channel for unit in sorted(units) for channel in range(site.unit))
 
 
 @st.composite

@@ -157,3 +157,36 @@ def test_a_layer_that_leaves_takes_what_is_inside_and_one_of_them_stays(budget: 
     for name in ("a", "b"):
         if not found[name]:
             assert found[f"{name}.ffn"] == 8
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.7, 1.0])
+def test_widths_of_a_chain_are_the_best_of_the_measured_ones_or_better_and_keep_the_budget(share: float) -> None:
+    sites = [hidden(name, 64) for name in "abcd"]
+    grid = [8, 24, 40, 64]
+    points = {
+        name: (grid, [scale * (1 - width / 64) ** power for width in grid])
+        for name, scale, power in (("a", 1.0, 2.0), ("b", 0.3, 1.5), ("c", 2.0, 3.0), ("d", 0.8, 1.2))
+    }
+    table = DamageTable(sites, points, dict.fromkeys(points, 8))
+    pairs = {("a", "b"): 3.0, ("b", "c"): 1.0, ("b", "d"): 2.0, ("c", "d"): 5.0}
+
+    def own(name: str, width: int) -> float:
+        return 20.0 * width + (0.5 * width**2 if name == "c" else 0.0)
+
+    def total(widths: dict[str, int]) -> float:
+        chained = sum(each * widths[one] * widths[other] for (one, other), each in pairs.items())
+        return 777.0 + chained + sum(own(name, width) for name, width in widths.items())
+
+    budget = 777 + share * (total(dict.fromkeys("abcd", 64)) - 777)
+    found, damage = table.best_chained_widths(own, pairs, total, budget)
+    assert total(found) <= budget * (1 + 1e-9)
+    assert damage == pytest.approx(sum(table.damage(n)[table.widths(n).index(w)] for n, w in found.items()))
+
+    def best(widths: dict[str, list[int]]) -> float:
+        every = [dict(zip("abcd", ws, strict=True)) for ws in itertools.product(*widths.values())]
+        fit = [ws for ws in every if total(ws) <= budget]
+        return min(sum(table.damage(n)[table.widths(n).index(w)] for n, w in ws.items()) for ws in fit)
+
+    measured, every = best(dict.fromkeys(points, grid)), best({name: table.widths(name) for name in points})
+    assert every - 1e-9 <= damage <= measured + 1e-9
+    assert damage - every <= 0.02 * every + 1e-9

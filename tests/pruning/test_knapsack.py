@@ -75,3 +75,26 @@ def test_of_equal_damage_the_cheaper_width_is_taken() -> None:
 def test_a_budget_below_the_least_cost_is_refused_with_both_numbers() -> None:
     with pytest.raises(UserError, match=r"budget 4 is below 5"):
         allocate([Choices([1.0, 0.0], [2.0, 4.0]), Choices([1.0, 0.0], [3.0, 4.0])], 4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_is_the_best_where_costs_are_products_of_what_two_sites_have(seed: int) -> None:
+    """A chain with a site that two others read, as in convolutional networks; what lies between is a product."""
+    rng = np.random.default_rng(seed)
+    sizes = [np.sort(rng.choice(np.arange(8, 65), 4, replace=False)).tolist() for _ in range(5)]
+    damages = [np.sort(rng.exponential(0.1, 4))[::-1].tolist() for _ in range(5)]
+    sites = [Choices(d, [27.0 * s for s in size], sizes=size) for d, size in zip(damages, sizes, strict=True)]
+    pairs = {pair: float(rng.uniform(1, 9)) for pair in ((0, 1), (1, 2), (1, 3), (2, 4), (3, 4))}
+    every = []
+    for chosen in itertools.product(range(4), repeat=5):
+        own = [size[index] for size, index in zip(sizes, chosen, strict=True)]
+        cost = 27 * sum(own) + sum(each * own[a] * own[b] for (a, b), each in pairs.items())
+        every.append((cost, sum(d[index] for d, index in zip(damages, chosen, strict=True)), chosen))
+    low, high = min(every)[0], max(every)[0]
+    assert cheapest(sites, pairs) == pytest.approx(low)
+    for share in (0.0, 0.2, 0.5, 0.9, 1.0):
+        budget = low + share * (high - low)
+        found = allocate(sites, budget, pairs)
+        cost, damage = next((cost, damage) for cost, damage, chosen in every if chosen == tuple(found))
+        assert cost <= budget * (1 + 1e-8)
+        assert damage == pytest.approx(min(d for c, d, _ in every if c <= budget * (1 + 1e-9)), abs=1e-7)

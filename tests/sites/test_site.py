@@ -1,7 +1,6 @@
 """Sites know their groups, units and values."""
 
 import pytest
-import torch
 
 from greedyprune import UserError
 from greedyprune.sites import AttentionSite, CountSite, FlatLayout, HiddenSite, Reader, Slice
@@ -31,18 +30,16 @@ def test_products_are_those_that_may_get_another_basis() -> None:
     assert HEADS.products == 0
 
 
-def test_tensors_are_seen_by_unit_whatever_their_dimension_and_blocks() -> None:
+def test_units_are_found_in_dimensions_whatever_their_blocks_and_places() -> None:
     packed = Slice("in", 0, ("query", "key", "value"))
-    tensor = torch.arange(36.0 * 5).view(36, 5)
-    view = HEADS.by_unit(packed, tensor)
-    assert view.shape == (3, 12, 1, 5)
-    assert torch.equal(view[1, 2, 0], tensor[12 + 2])
-    view[2, 1] = -1
-    assert (tensor[25] == -1).all()
-    weight = torch.arange(7.0 * 12).view(7, 12)
-    assert torch.equal(WHOLE.by_unit(Slice("out", 1, ("output",)), weight)[0, 2, 1], weight[:, 9])
-    sampling = torch.zeros(3 * 16, 5)  # what a head has beside its channels is sliced as they are
-    assert WHOLE.by_unit(Slice("offsets", 0, ("sampling",)), sampling).shape == (1, 3, 16, 5)
+    assert HEADS.positions(packed, 36)[2].tolist() == [2, 14, 26]
+    assert WHOLE.positions(Slice("out", 1, ("output",)), 12)[2].tolist() == [8, 9, 10, 11]
+    # What a head has beside its channels is sliced as they are.
+    assert WHOLE.positions(Slice("offsets", 0, ("sampling",)), 3 * 16).shape == (3, 16)
+    pairs = HiddenSite(name="pairs", label="", part="", full=4, grain=2, least=2, together=2, readers=(OUT,))
+    assert pairs.units((2, 3)) == [1]
+    shared = Slice("out.weight", 1, ("output",), places=((7, 9), (3, 5)))
+    assert pairs.positions(shared, 20).tolist() == [[7, 9], [3, 5]]
 
 
 def test_readers_and_slices_name_their_tensors() -> None:

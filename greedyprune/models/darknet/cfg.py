@@ -143,13 +143,23 @@ class Cfg:
         return tuple(layer.filters for layer in self.layers if isinstance(layer, Convolutional))
 
     def with_filters(self, filters: Sequence[int]) -> "Cfg":
-        """The same with other numbers of output channels, one for every convolution."""
+        """The same with other numbers of output channels, one for every convolution.
+
+        One with a group for each channel that it reads has as many groups as it then reads.
+        """
         given = dict(zip(self.convolutions, filters, strict=True))
         layers = (
             replace(layer, filters=given[number]) if isinstance(layer, Convolutional) else layer
             for number, layer in enumerate(self.layers)
         )
-        return replace(self, layers=tuple(layers))
+        found, before = replace(self, layers=tuple(layers)), self.channels()
+        after = found.channels()
+        for number, layer in enumerate(found.layers):
+            source = self.reads(number)[0]
+            if isinstance(layer, Convolutional) and source >= 0 and 1 < layer.groups == before[source]:
+                grouped = replace(layer, groups=after[source])
+                found = replace(found, layers=(*found.layers[:number], grouped, *found.layers[number + 1 :]))
+        return found
 
     def for_classes(self, classes: int) -> "Cfg":
         """The same for another number of classes."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from greedyprune.errors import UserError
-from greedyprune.pruning.kinds.base import Kind, Meter, Padding, SiteCut, State, check_numbers
+from greedyprune.pruning.kinds.base import Kind, Meter, Padding, SiteCut, State
 from greedyprune.pruning.kinds.basis import BasisCut
 from greedyprune.pruning.kinds.channels import (
     KeptCut,
     SiteMoments,
+    check_whole,
     first_channels,
     sliced,
     switched_off,
@@ -119,13 +120,7 @@ class AttentionKind(Kind[AttentionSite]):
         return first_channels(site, width)
 
     def check_kept(self, site: AttentionSite, kept: Iterable[int]) -> tuple[int, ...]:
-        channels = check_numbers(site, kept)
-        whole = {unit * site.unit + offset for unit in site.units(channels) for offset in range(site.unit)}
-        if torn := whole.difference(channels):
-            raise UserError(
-                f"site {site.name} keeps a part of head {min(torn) // site.unit}; its {site.unit} channels stay "
-                "together"
-            )
+        channels = check_whole(site, kept, "head")
         counts = group_counts(site, channels)
         if len(set(counts)) != 1:
             raise UserError(f"site {site.name}: heads keep different numbers of channels: {counts}")

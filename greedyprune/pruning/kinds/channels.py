@@ -1,53 +1,20 @@
 """What attention and hidden sites have in common: channels that are sliced out of tensors and read by linear maps."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from math import sqrt
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from greedyprune.pruning.kinds.base import State
-from greedyprune.pruning.moments import HeadMoments, Moments
-from greedyprune.pruning.refit import refit
-from greedyprune.pruning.sensitivity import channel_metric
-from greedyprune.sites import Change, HiddenSite, Reader, Site, Slice
+from greedyprune.errors import UserError
+from greedyprune.pruning.kinds.base import Dimension, State, Trimmed, check_numbers
+from greedyprune.pruning.kinds.readers import Constants, ReaderMoments, Resolved, folded, resolved
+from greedyprune.pruning.moments import HeadMoments
+from greedyprune.sites import Change, HiddenSite, Site
 from greedyprune.sites.site import AttentionSite, Setting
 
 ChannelSite = AttentionSite | HiddenSite
-
-
-@dataclass(frozen=True)
-class ReaderMoments:
-    """Moments of what one reader of a site gets and gives. Tokens count by how much the answer depends on them.
-
-    Attributes:
-        reader: the reader.
-        layer: its module in the dense model.
-        norm: the batch norm after it, if there is one.
-        rows: of its input, a channel's taps side by side.
-        power: `[dim, dim]` float64, the sum of g g^T: how much the answer depends on its output channels; None: that
-            was not measured.
-    """
-
-    reader: Reader
-    layer: nn.Module
-    norm: nn.Module | None
-    rows: Moments
-    power: Tensor | None
-
-    def metric(self, weight: Tensor) -> Tensor:
-        """The root of the metric of its output channels, as a map of `weight` `[dim, n]`: an error e counts as |R e|^2.
-
-        What was not measured counts as the batch norm after it scales it.
-        """
-        if self.power is not None:
-            return channel_metric(self.power) @ weight
-        if self.norm is None:
-            return weight
-        norm = self.norm.state_dict()
-        eps: float = self.norm.eps  # type: ignore[assignment]
-        return weight * (norm["weight"].double() / (norm["running_var"].double() + eps).sqrt())[:, None]
 
 
 @dataclass(frozen=True)
@@ -73,64 +40,54 @@ class KeptCut:
         site: the site, dense.
         state: the dense model's tensors.
         order: `[groups, units]` units of each group (channels, where they leave one by one), best first.
-        moments: refit what reads the channels to these; None: the dense weights stay.
+        moments: refit what reads the channels to these; None: the dense weights stay,
+        constants: and the readers take what a pruned channel is when nothing comes from its filter; None: it is 0.
     """
 
     site: ChannelSite
     state: State
     order: Tensor
     moments: SiteMoments | None = None
+    constants: Constants | None = None
+    _solved: dict[int, tuple[Resolved, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def kept(self, width: int) -> tuple[int, ...]:
         """The channels that a width keeps, ascending."""
         return channels_of(self.site, self.order[:, : width // self.site.grain])
 
     def change(self, width: int, state: State) -> Change:
-        site, kept = self.site, self.kept(width)
-        result = sliced(site, {**state, **{p.name: self.state[p.name] for p in site.slices if p.output}}, kept)
-        if self.moments is None or width >= site.full:
+        result = sliced(self.site, state, self.kept(width))
+        if width >= self.site.full:
             return result
-        index = torch.tensor(kept)
-        tensors = dict(result.tensors)
-        for moments in self.moments.readers:
-            start = tensors[moments.reader.weight]
-            tensors |= refitted(self.state, moments, index, start)
-        return Change(tensors, result.settings)
+        now = Trimmed.of(state, result)
+        if width not in self._solved:
+            self._solved[width] = tuple(self._readers(width))
+        for solved in self._solved[width]:
+            now.update(solved.tensors(now))
+        changed = {name: tensor for name, tensor in now.items() if tensor is not state.get(name)}
+        return Change(changed, result.settings, left=result.left)
+
+    def _readers(self, width: int) -> Iterator[Resolved]:
+        kept, site = self.kept(width), self.site
+        if self.moments is not None:
+            for moments in self.moments.readers:
+                index = torch.tensor(kept if moments.columns is None else site.units(kept))
+                own = moments.own(self.state[moments.reader.weight])
+                start = own.unflatten(1, (-1, 1 if moments.columns is None else moments.columns.shape[1]))
+                start = start.index_select(1, index.to(own.device)).flatten(1, 2)
+                yield resolved(self.state, moments, index, start)
+        elif self.constants is not None and isinstance(site, HiddenSite):
+            for reader in site.readers:
+                weight, constants = self.state[reader.weight], self.constants[reader.module]
+                pruned = site.columns(reader, weight.shape[1])[site.pruned(kept)].flatten()
+                yield folded(reader, weight, len(constants) // weight.shape[1], pruned, constants)
 
 
 def refitted(state: State, moments: ReaderMoments, kept: Tensor, start: Tensor) -> dict[str, Tensor]:
-    """A reader, solved again so that from what is kept it gives what it gave.
-
-    What its mean loses goes into its bias, or without one into the running mean of the batch norm after it; where
-    there is neither, it is solved about zero.
-
-    Args:
-        state: the dense model's tensors.
-        moments: what it reads.
-        kept: `[r, width]` rows of a basis, or `[r]` channels.
-        start: what would read them otherwise, of the reader's shape with r channels.
-    """
-    reader, rows = moments.reader, moments.rows
-    weight = state[reader.weight]
-    flat, taps = weight.flatten(1), weight[0, 0].numel()
-    bias, mean = state.get(f"{reader.module}.bias"), state.get(f"{reader.norm}.running_mean") if reader.norm else None
-    covariance, centre = rows.covariance, rows.mean
-    if bias is None and mean is None:
-        covariance, centre = covariance + torch.outer(centre, centre), torch.zeros_like(centre)
-    if kept.dim() == 1:
-        kept = (torch.arange(taps) + kept[:, None] * taps).flatten()  # a channel's taps lie side by side
-    elif taps > 1:
-        raise ValueError("a basis of channels is for linear layers")
-    zero = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
-    solved, shift = refit(
-        covariance, centre, kept.to(centre.device), flat, zero if bias is None else bias, start.flatten(1)
-    )
-    result = {reader.weight: solved.to(weight.dtype).view(len(weight), -1, *weight.shape[2:])}
-    if bias is not None:
-        result[f"{reader.module}.bias"] = shift.to(bias.dtype)
-    elif mean is not None:
-        result[f"{reader.norm}.running_mean"] = mean - shift.to(mean.dtype)
-    return result
+    """The tensors of a reader that was solved again, nothing else being cut; see `resolved`."""
+    solved = resolved(state, moments, kept, start)
+    weight = moments.reader.weight
+    return solved.tensors(Trimmed({**state, weight: start.to(state[weight].dtype)}, {(weight, 1): solved.columns}))
 
 
 def sliced(site: ChannelSite, state: State, kept: Sequence[int]) -> Change:
@@ -139,21 +96,27 @@ def sliced(site: ChannelSite, state: State, kept: Sequence[int]) -> Change:
     An attention whose softmax scale is that of its width gets the dense scale into the weights that make queries: they
     are multiplied by sqrt(slim width / dense width). A head that stays whole keeps its scale.
     """
-    index = torch.as_tensor(site.units(kept), device=state[site.slices[0].name].device)
+    now, pruned = Trimmed.of(state), site.pruned(kept)
     scale = sqrt(len(kept) / site.full) if isinstance(site, AttentionSite) and _folds(site) else 1.0
-    tensors = {part.name: _select(site, part, state[part.name], index, scale) for part in site.slices}
-    return Change({**tensors, **site.also}, settings_of(site.settings, len(kept)))
+    tensors: dict[str, Tensor] = {}
+    left: dict[Dimension, Tensor] = {}
+    for part in site.slices:
+        tensor, there = now[part.name].detach(), now.positions(part.name, part.dim)
+        stays = ~torch.isin(there, site.positions(part, len(there))[pruned].flatten())
+        tensor = tensor.index_select(part.dim, torch.nonzero(stays).flatten().to(tensor.device))
+        if "query" in part.roles and scale != 1.0:
+            tensor.movedim(part.dim, 0).unflatten(0, (part.blocks, -1))[part.roles.index("query")] *= scale
+        now[part.name] = tensors[part.name] = tensor
+        now.left[part.name, part.dim] = left[part.name, part.dim] = there[stays]
+    settings = settings_of([each for each in site.settings if not each.tensor], len(kept))
+    for each in site.settings:
+        if each.tensor:
+            settings[each.module, each.attribute] = len(now[each.tensor]) // each.per
+    return Change({**tensors, **site.also}, settings, left=left)
 
 
 def _folds(site: AttentionSite) -> bool:
     return site.natural_scale and site.unit == 1
-
-
-def _select(site: Site, part: Slice, tensor: Tensor, index: Tensor, scale: float) -> Tensor:
-    chosen = site.by_unit(part, tensor.detach()).index_select(1, index)  # [blocks, units kept, rows of a unit, ...]
-    if "query" in part.roles and scale != 1.0:
-        chosen[part.roles.index("query")] *= scale
-    return chosen.flatten(0, 2).movedim(0, part.dim).contiguous()
 
 
 def settings_of(settings: Sequence[Setting], width: int) -> dict[tuple[str, str], int]:
@@ -168,11 +131,12 @@ def switched_off(site: Site, state: State, kept: Sequence[int]) -> Change:
     it. Unlike a kept set of a slim site, this one may keep any number of channels in each head, also none; where heads
     leave whole, a head of which a channel is kept stays on.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for part in site.slices:
         if not part.output:
-            tensors[part.name] = state[part.name].detach().clone()
-            site.by_unit(part, tensors[part.name])[:, site.pruned(kept)] = 0
+            tensor = tensors.get(part.name, state[part.name]).detach()
+            off = site.positions(part, tensor.shape[part.dim])[site.pruned(kept)].flatten()
+            tensors[part.name] = tensor.index_fill(part.dim, off.to(tensor.device), 0)
     return Change({**tensors, **site.also})
 
 
@@ -193,3 +157,18 @@ def first_channels(site: ChannelSite, width: int) -> tuple[int, ...]:
     """The first channels of every group."""
     each = width // site.groups
     return tuple(group * site.group_width + channel for group in range(site.groups) for channel in range(each))
+
+
+def check_whole(site: ChannelSite, kept: Iterable[int], unit: str) -> tuple[int, ...]:
+    """A kept set, ascending, of whole units.
+
+    Raises:
+        UserError: it is none of the site's, or takes a unit apart.
+    """
+    channels = check_numbers(site, kept)
+    whole = {number * site.unit + offset for number in site.units(channels) for offset in range(site.unit)}
+    if torn := whole.difference(channels):
+        raise UserError(
+            f"site {site.name} keeps a part of {unit} {min(torn) // site.unit}; its {site.unit} channels stay together"
+        )
+    return channels

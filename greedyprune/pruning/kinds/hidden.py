@@ -1,13 +1,13 @@
 """Hidden channels: of FFNs, MLP heads and convolutions, which differ by the taps of what reads them alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from greedyprune.pruning.kinds.base import Kind, Meter, Padding, SiteCut, State
-from greedyprune.pruning.kinds.channels import KeptCut, SiteMoments, sliced, switched_off
+from greedyprune.pruning.kinds.channels import KeptCut, SiteMoments, check_whole, sliced, switched_off
 from greedyprune.pruning.kinds.reading import ConvolutionReading, LinearReading
 from greedyprune.sites import Change, HiddenSite, Reader
 
@@ -25,9 +25,10 @@ class HiddenMeter(Meter):
 
     def __init__(self, site: HiddenSite, model: nn.Module) -> None:
         def reading(reader: Reader) -> LinearReading | ConvolutionReading:
+            columns = site.columns(reader, model.get_parameter(reader.weight).shape[1])
             if isinstance(model.get_submodule(reader.module), nn.Conv2d):
-                return ConvolutionReading(reader, model, site.weighted)
-            return LinearReading(reader, model)
+                return ConvolutionReading(reader, model, site.weighted, columns)
+            return LinearReading(reader, model, columns)
 
         self.readings = [reading(reader) for reader in site.readers]
         self.weighted = any(each.moments.power is not None for each in self.readings)
@@ -63,10 +64,15 @@ class HiddenKind(Kind[HiddenSite]):
 
     def cut(self, site: HiddenSite, given: "Given", scorer: str, refit: bool) -> SiteCut:
         order = given.order(site, "select" if scorer == "basis" else scorer)
-        return KeptCut(site, given.state, order, given.moments[site.name] if refit else None)
+        if refit:
+            return KeptCut(site, given.state, order, given.moments[site.name])
+        return KeptCut(site, given.state, order, constants=given.constants if site.sort == "conv" else None)
 
     def kept_change(self, site: HiddenSite, state: State, kept: Sequence[int]) -> Change:
         return sliced(site, state, kept)
 
     def masked_change(self, site: HiddenSite, state: State, kept: Sequence[int]) -> Change:
         return switched_off(site, state, kept)
+
+    def check_kept(self, site: HiddenSite, kept: Iterable[int]) -> tuple[int, ...]:
+        return check_whole(site, kept, "unit")

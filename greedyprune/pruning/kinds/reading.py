@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from greedyprune.pruning.kinds.base import Padding
-from greedyprune.pruning.kinds.channels import ReaderMoments
+from greedyprune.pruning.kinds.readers import ReaderMoments, input_channels
 from greedyprune.pruning.moments import Moments
 from greedyprune.pruning.sensitivity import token_weights
 from greedyprune.sites import Reader
@@ -25,16 +25,19 @@ class LinearReading:
     Args:
         reader: the layer.
         model: the dense model.
+        columns: `[units, n]` those of a row that count, unit after unit; None: all.
     """
 
-    def __init__(self, reader: Reader, model: nn.Module) -> None:
+    def __init__(self, reader: Reader, model: nn.Module, columns: Tensor | None = None) -> None:
         layer = model.get_submodule(reader.module)
         weight = layer.weight
         assert isinstance(weight, Tensor)
         self.layer, self.weight = layer, weight
+        self._own = _chosen(columns, weight.shape[1], 1, weight.device)
         norm = model.get_submodule(reader.norm) if reader.norm else None
         power = torch.zeros(len(weight), len(weight), dtype=torch.float64, device=weight.device)
-        self.moments = ReaderMoments(reader, layer, norm, Moments(weight[0].numel(), weight.device), power)
+        width = weight.shape[1] if columns is None else columns.numel()
+        self.moments = ReaderMoments(reader, layer, norm, Moments(width, weight.device), power, columns)
         self._inputs: list[Tensor] = []
         self._probes: list[Tensor] = []
 
@@ -42,7 +45,9 @@ class LinearReading:
         """Listen to the layer until the stack is closed."""
 
         def read(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            self._inputs.append(args[0].detach())
+            rows = args[0].detach()
+            # A copy: a sum may be written into it afterwards.
+            self._inputs.append(rows.clone() if self._own is None else rows.index_select(-1, self._own))
             self._probes.append(torch.zeros_like(output, requires_grad=True))
             return output + self._probes[-1]
 
@@ -94,16 +99,21 @@ class ConvolutionReading:
         reader: the convolution.
         model: the dense model.
         weighted: positions count by how much the answer depends on them.
+        columns: `[units, n]` those of its weight that count, unit after unit; None: all.
     """
 
-    def __init__(self, reader: Reader, model: nn.Module, weighted: bool) -> None:
+    def __init__(self, reader: Reader, model: nn.Module, weighted: bool, columns: Tensor | None = None) -> None:
         layer = model.get_submodule(reader.module)
         assert isinstance(layer, nn.Conv2d)
         self.layer, self.weighted = layer, weighted
-        dim, device = layer.out_channels, layer.weight.device
+        weight = layer.weight
+        dim, device, width = len(weight), weight.device, weight.shape[1]
+        self._own = _chosen(columns, width, layer.groups, device)
         norm = model.get_submodule(reader.norm) if reader.norm else None
         power = torch.zeros(dim, dim, dtype=torch.float64, device=device) if weighted else None
-        self.moments = ReaderMoments(reader, layer, norm, Moments(layer.weight[0].numel(), device), power)
+        channels = layer.groups * (width if columns is None else columns.numel())
+        rows = Moments(channels * weight[0, 0].numel(), device)
+        self.moments = ReaderMoments(reader, layer, norm, rows, power, columns)
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
 
@@ -111,7 +121,8 @@ class ConvolutionReading:
         """Listen to the convolution until the stack is closed."""
 
         def read(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            self._inputs.append(args[0].detach())
+            given = args[0].detach()
+            self._inputs.append(given.clone() if self._own is None else given.index_select(1, self._own))
             self._outputs.append(torch.zeros_like(output, requires_grad=True) if self.weighted else output.detach())
             return output + self._outputs[-1] if self.weighted else None
 
@@ -153,6 +164,14 @@ class ConvolutionReading:
                     power += at.square().sum(-1)
                 weights = token_weights(power, weights)
             self.moments.rows.add(rows, weights)
+
+
+def _chosen(columns: Tensor | None, width: int, groups: int, device: torch.device) -> Tensor | None:
+    """The channels of an input that count; None: all, in order. See `input_channels`."""
+    if columns is None:
+        return None
+    channels = input_channels(columns, width, groups).flatten()
+    return None if torch.equal(channels, torch.arange(groups * width)) else channels.to(device)
 
 
 def unfold(convolution: nn.Conv2d, x: Tensor) -> Tensor:

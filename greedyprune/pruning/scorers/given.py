@@ -9,7 +9,9 @@ from torch import Tensor
 
 from greedyprune.pruning.bench import Activations, Bench
 from greedyprune.pruning.calibrate import calibrate
+from greedyprune.pruning.constants import constants
 from greedyprune.pruning.kinds.channels import ChannelSite, SiteMoments
+from greedyprune.pruning.kinds.readers import Constants
 from greedyprune.pruning.scorers.items import item_order
 from greedyprune.sites import AttentionSite, CountSite, HiddenSite, Site
 
@@ -52,6 +54,11 @@ class Given:
     def moments(self) -> dict[str, SiteMoments]:
         """What the sites carry, by their name; measured when it is first asked for."""
         return calibrate(self.images, self.channel_sites, self.seed)
+
+    @cached_property
+    def constants(self) -> Constants:
+        """What is left of channels whose filters are zero, by the module that reads them."""
+        return constants(self.images, self.sites)
 
     def order(self, site: ChannelSite, scorer: str) -> Tensor:
         """`[groups, units]` of a site, best first."""

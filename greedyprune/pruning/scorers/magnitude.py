@@ -7,6 +7,7 @@ from torch import Tensor
 
 from greedyprune.pruning.kinds.channels import ChannelSite, by_group
 from greedyprune.pruning.scorers.given import Given
+from greedyprune.sites import HiddenSite
 
 
 def magnitude_orders(given: Given) -> dict[str, Tensor]:
@@ -28,7 +29,12 @@ def magnitudes(site: ChannelSite, state: Mapping[str, Tensor]) -> Tensor:
         if part.roles in (("sampling",), ("statistic",)):
             continue
         tensor = state[part.name].detach().float().cpu().movedim(part.dim, 0)
-        power = tensor.reshape(part.blocks, site.full, -1).square().sum((0, 2))  # [width]
+        if isinstance(site, HiddenSite):  # a unit's power, each of its channels having the same part of it
+            positions = site.positions(part, len(tensor))
+            power = tensor.reshape(len(tensor), -1).square().sum(1)[positions].sum(1)  # [units]
+            power = (power / site.unit).repeat_interleave(site.unit)
+        else:
+            power = tensor.reshape(part.blocks, site.full, -1).square().sum((0, 2))  # [width]
         if part.output:
             read += power
         else:

@@ -6,6 +6,7 @@ from greedyprune.pruning.kinds.base import State
 from greedyprune.pruning.kinds.channels import ChannelSite, SiteMoments, by_group
 from greedyprune.pruning.scorers.given import Given
 from greedyprune.pruning.selection import Reading, forward_selection
+from greedyprune.sites import HiddenSite
 
 
 def select_orders(given: Given) -> dict[str, Tensor]:
@@ -16,8 +17,8 @@ def select_orders(given: Given) -> dict[str, Tensor]:
 def selected(site: ChannelSite, state: State, moments: SiteMoments) -> Tensor:
     """`[groups, units]` of a site, best first."""
     readings = [
-        Reading(each.rows.covariance, each.metric(state[each.reader.weight].flatten(1).double()))
-        for each in moments.readers
+        Reading(each.rows.covariance, each.metric(each.matrix(state[each.reader.weight]))) for each in moments.readers
     ]
-    order, _ = forward_selection(readings, site.full)
-    return by_group(site, order)
+    if isinstance(site, HiddenSite):  # a unit is a block
+        return forward_selection(readings, site.full // site.unit)[0][None]
+    return by_group(site, forward_selection(readings, site.full)[0])

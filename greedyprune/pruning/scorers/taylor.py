@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from greedyprune.pruning.kinds.channels import by_group
+from greedyprune.pruning.kinds.channels import ChannelSite, by_group
+from greedyprune.pruning.kinds.readers import input_channels
 from greedyprune.pruning.labels import gradients_of
 from greedyprune.pruning.scorers.given import Given
+from greedyprune.sites import HiddenSite, Reader
 
 
 def taylor_orders(given: Given, labelled: bool = True) -> dict[str, Tensor]:
@@ -25,10 +27,12 @@ def taylor_orders(given: Given, labelled: bool = True) -> dict[str, Tensor]:
     gradients_at = gradients_of(bench.family, bench.model, "taylor", labelled, given.seed)
     scores = {site.name: torch.zeros(site.full, dtype=torch.float64) for site in sites}
     seen: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    own: dict[str, list[Tensor | None]] = {site.name: [] for site in sites}
 
-    def gate(name: str) -> Any:
+    def gate(name: str, channels: Tensor | None) -> Any:
         def watch(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             seen[name].append(args[0].detach().requires_grad_())
+            own[name].append(channels)
             # The gradient goes on through what was read, to the sites before this one.
             return (args[0] + (seen[name][-1] - seen[name][-1].detach()), *args[1:])
 
@@ -37,24 +41,28 @@ def taylor_orders(given: Given, labelled: bool = True) -> dict[str, Tensor]:
     with ExitStack() as stack:
 
         def begin(*_: object) -> None:  # a pass may be begun again in the middle, see `Missing`
-            for probes in seen.values():
-                probes.clear()
+            for name in seen:
+                seen[name].clear()
+                own[name].clear()
 
         stack.callback(bench.model.register_forward_pre_hook(begin).remove)
         for site in sites:
             for module in _readers(site):
                 layer = bench.model.get_submodule(module)
-                stack.callback(layer.register_forward_pre_hook(gate(site.name)).remove)
+                stack.callback(layer.register_forward_pre_hook(gate(site.name, _channels(site, layer, module))).remove)
         for answer, targets in given.images.answers(graph=True):
             probes = [probe for site in sites for probe in seen[site.name]]
             for found in gradients_at(answer, targets, probes):
                 gradients = iter(found)
                 for site in sites:
-                    gates = [_by_channel(probe.detach() * next(gradients)) for probe in seen[site.name]]
-                    if gates:
-                        scores[site.name] += sum(gates[1:], gates[0]).double().square().sum(0).cpu()
-            for each in seen.values():
-                each.clear()
+                    gates: Tensor | float = 0.0
+                    for probe, channels in zip(seen[site.name], own[site.name], strict=True):
+                        gates = gates + _by_channel(site, probe.detach() * next(gradients), channels)
+                    if isinstance(gates, Tensor):
+                        scores[site.name] += gates.double().square().sum(0).cpu()
+            for name in seen:
+                seen[name].clear()
+                own[name].clear()
     return {site.name: by_group(site, scores[site.name].sort(descending=True, stable=True).indices) for site in sites}
 
 
@@ -62,6 +70,21 @@ def _readers(site: Any) -> list[str]:
     return [part.name.removesuffix(".weight") for part in site.slices if part.output]
 
 
-def _by_channel(product: Tensor) -> Tensor:
-    """`[B, N, channels]` of tokens or a map `[B, channels, h, w]`, summed over its positions: `[B, channels]`."""
-    return product.sum((2, 3)) if product.dim() == 4 else product.flatten(1, -2).sum(1)
+def _channels(site: ChannelSite, layer: nn.Module, module: str) -> Tensor | None:
+    """`[units, n]` the channels of a reader's input that are the site's; None: they are its channels in order."""
+    if not isinstance(site, HiddenSite):
+        return None
+    weight = layer.get_parameter("weight")
+    columns = site.columns(Reader(module), weight.shape[1])
+    return input_channels(columns, weight.shape[1], layer.groups if isinstance(layer, nn.Conv2d) else 1)
+
+
+def _by_channel(site: ChannelSite, product: Tensor, channels: Tensor | None) -> Tensor:
+    """`[B, N, C]` of tokens or a map `[B, C, h, w]`, summed over its positions: `[B, site.full]`.
+
+    What belongs to a unit of several channels counts for each of them alike.
+    """
+    summed = product.sum((2, 3)) if product.dim() == 4 else product.flatten(1, -2).sum(1)
+    if channels is None:
+        return summed
+    return (summed[:, channels].sum(-1) / site.unit).repeat_interleave(site.unit, dim=1)

@@ -11,7 +11,8 @@ from greedyprune.pruning.answers import answer_errors
 from greedyprune.pruning.cutter import Cutter
 from greedyprune.pruning.kinds import kind_of
 from greedyprune.pruning.kinds.basis import BasisCut
-from greedyprune.pruning.kinds.channels import ReaderMoments, SiteMoments
+from greedyprune.pruning.kinds.channels import SiteMoments
+from greedyprune.pruning.kinds.readers import ReaderMoments
 from greedyprune.pruning.moments import HeadMoments, Moments
 from greedyprune.pruning.scorers import Given
 from greedyprune.pruning.transplant import masked, transplant

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from greedyprune.pruning import scorers
 from greedyprune.pruning.cutter import Cutter
 from greedyprune.pruning.kinds import kind_of
-from greedyprune.pruning.kinds.channels import KeptCut, ReaderMoments, SiteMoments, by_group, channels_of, refitted
+from greedyprune.pruning.kinds.channels import KeptCut, SiteMoments, by_group, channels_of, refitted
+from greedyprune.pruning.kinds.readers import ReaderMoments
 from greedyprune.pruning.kinds.reading import unfold
 from greedyprune.pruning.moments import Moments
 from greedyprune.pruning.refit import RIDGE
