@@ -130,6 +130,7 @@ def test_full_shared_memory_is_a_line_and_no_wait():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts as Linux does")
 def test_batches_of_many_tensors_need_few_open_files_and_too_many_workers_are_a_line():
     done, refused = (
@@ -158,7 +159,14 @@ start("endless", {})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("number", "delay"), [(signal.SIGINT, 0.3), (signal.SIGTERM, 0.0), (signal.SIGHUP, 0.01)])
+@pytest.mark.parametrize(
+    ("number", "delay"),
+    [
+        (signal.SIGINT, 0.3),
+        pytest.param(signal.SIGTERM, 0.0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 0.01, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_to_the_whole_group_ends_workers_at_any_moment_with_one_line(number, delay):
     process = start("-c", ENDLESS)
     while len(workers := children(process)) < 2 and process.poll() is None:
