@@ -27,12 +27,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def arguments(folder):
-    threads = torch.get_num_threads()
-    yield [
+    return [
         *("--resume", str(folder / "model.safetensors"), "--coco_path", str(folder / "data")),
         *("--device", "cpu", "--threads", "1", "--latency_runs", "0"),
     ]
-    torch.set_num_threads(threads)
 
 
 def tool(*words):

@@ -29,13 +29,6 @@ KINDS = {
 SHORT = ["--device", "cpu", "--threads", "1", "--batch_size", "4", "--augment", "none"]
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return renumber(write_data(tmp_path_factory.mktemp("data")), RENAMED, MOVED)

@@ -31,12 +31,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def arguments(folder):
-    threads = torch.get_num_threads()
-    yield [
+    return [
         *("--resume", str(folder / "model.safetensors"), "--coco_path", str(folder / "data"), "--device", "cpu"),
         *("--threads", "1", "--batch_size", "4", "--augment", "flips", "--log_every", "1"),
     ]
-    torch.set_num_threads(threads)
 
 
 def start(*words):

@@ -18,13 +18,6 @@ from .tiny_training import farthest, losses, read_log, small_model, write_data
 TOOL = Path(__file__).parents[2] / "tools" / "train.py"
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def torchrun(*words):
     """Two processes of the tool, as a user starts them."""
     with socket.socket() as probe:

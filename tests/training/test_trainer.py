@@ -11,14 +11,6 @@ from greedyprune.training.state import BEST, LAST, STATE
 from .tiny_training import farthest, losses, make_trainer, read_log, small_model, train, write_data
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
