@@ -39,6 +39,7 @@ def tool(*words):
     return subprocess.run([sys.executable, TOOL, *words], capture_output=True, text=True, timeout=600, env=environment)
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_stdout_and_nothing_else_anywhere(arguments):
     done = tool(*arguments, "--json", "--eval_images", "4", "--seed", "3", "--num_workers", "1", "--latency_runs", "2")
     assert (done.returncode, done.stderr) == (0, "")

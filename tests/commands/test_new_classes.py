@@ -43,7 +43,9 @@ def checkpoint(folder, kind):
     return model
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "dn_deformable_detr" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_every_detector_is_fine_tuned_to_other_classes(kind, data, tmp_path, capsys):
     checkpoint(tmp_path, kind)
     here = ["--resume", str(tmp_path / "old.safetensors"), "--coco_path", str(data), *SHORT]

@@ -140,7 +140,7 @@ def other_places(content: dict[str, Any]) -> None:
     ("change", "words"),
     [
         (no_boxes, r"\(AP -1.0000\).*the 8 images have no boxes to find"),
-        (other_places, r"\(AP 0.0000\).*the checkpoint may be untrained"),
+        pytest.param(other_places, r"\(AP 0.0000\).*the checkpoint may be untrained", marks=pytest.mark.slow),
     ],
 )
 def test_a_detector_that_finds_nothing_is_refused_with_why(

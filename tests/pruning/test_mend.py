@@ -140,7 +140,10 @@ def test_few_steps_break_nothing(kind: str) -> None:
         assert all(tensor.isfinite().all() for tensor in slim.state_dict().values())
 
 
-@pytest.mark.parametrize(("kind", "case"), [("dn_detr", "layers and queries"), ("deformable, two stages", "decoder")])
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [("dn_detr", "layers and queries"), pytest.param("deformable, two stages", "decoder", marks=pytest.mark.slow)],
+)
 def test_it_is_a_pure_function_whatever_the_room_and_whatever_is_cached(
     kind: str, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
