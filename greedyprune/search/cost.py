@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -85,9 +86,7 @@ class CostModel:
         self._state = dict(self._shape.state_dict())
         self._known: dict[tuple[int, ...], Cost] = {}
         self.dense = self({})
-        self._least = {site.name: self({site.name: site.least}) for site in sites if site.least < site.full}
         self._holders = {site.inside for site in sites} & self.full.keys()
-        self._products = {pair: self({name: self._thin(name) for name in pair}) for pair in self._neighbours()}
 
     def __call__(self, widths: Widths) -> Cost:
         """Parameters and multiply-adds of the whole detector with these widths."""
@@ -101,6 +100,16 @@ class CostModel:
                 others = {n: each.count(self.family, self._shape, self.size) for n, each in COUNTED.items()}
                 self._known[key] = Cost(params, flops, others)
         return self._known[key]
+
+    @cached_property
+    def _least(self) -> dict[str, Cost]:
+        """Costs of the detector with one site at its least width, by the site's name."""
+        return {site.name: self({site.name: site.least}) for site in self.sites if site.least < site.full}
+
+    @cached_property
+    def _products(self) -> dict[tuple[str, str], Cost]:
+        """Costs of the detector with two sites at their least widths that share a tensor, by their names."""
+        return {pair: self({name: self._thin(name) for name in pair}) for pair in self._neighbours()}
 
     def alone(self, name: str, width: int, kind: str) -> float:
         """Cost of a site at a width, everything else being dense; it is linear in the width.
