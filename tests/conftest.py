@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from greedyprune.data import splits
 from greedyprune.failures import advise
 
 
@@ -25,4 +26,5 @@ def alone() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     advise(())
+    splits._note.cache_clear()
     torch.set_num_threads(1)
