@@ -1,4 +1,4 @@
-# make prune: search on the embedded demo; make test: every test; make lint: style and types.
+# make prune: search on the embedded demo; make test: every test, in two processes; make lint: style and types.
 # All of them set up .venv first, with the pinned versions of constraints.txt.
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +17,7 @@ prune: setup
 	$(RUN) tools/prune_greedy.py --map_tol 0.02
 
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 lint: setup
 	$(RUN) -m ruff check .

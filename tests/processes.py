@@ -1,6 +1,5 @@
 """Tools and scripts in processes of their own."""
 
-import functools
 import signal
 import subprocess
 import sys
@@ -10,9 +9,14 @@ from pathlib import Path
 TOOLS = Path(__file__).parents[1] / "tools"
 
 
+def hear() -> None:
+    """What a shell, or nohup, has the tests ignore ends what they start."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(*words: object, **how) -> "subprocess.Popen[str]":
-    """Python with these arguments, in a session of its own, hearing Ctrl-C even if the tests do not."""
-    hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    """Python with these arguments, in a session of its own."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, *map(str, words)]
     return subprocess.Popen(command, start_new_session=True, preexec_fn=hear, **{**pipes, **how})

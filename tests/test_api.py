@@ -130,7 +130,7 @@ def test_a_search_holds_the_metric_that_is_asked_for_and_no_other_goes_on_with_i
         searched(model, data, tmp_path / "prune.db", replace(options, metric="coco"))
 
 
-@pytest.mark.parametrize(("options", "last"), [(OPTIONS, "move"), (WITHIN, "mend")])
+@pytest.mark.parametrize(("options", "last"), [pytest.param(OPTIONS, "move", marks=pytest.mark.slow), (WITHIN, "mend")])
 def test_a_search_that_is_killed_after_any_trial_goes_on_to_the_same_result(
     options: SearchOptions, last: str, model: GridDetector, data: Path, tmp_path: Path
 ) -> None:
@@ -199,6 +199,7 @@ def test_a_detector_of_this_project_is_loaded_from_what_was_saved(tmp_path: Path
     assert torch.equal(greedyprune.load(tmp_path / "slim.safetensors")(image).boxes, slim(image).boxes)
 
 
+@pytest.mark.slow
 def test_names_are_there_without_being_imported_before_they_are_used() -> None:
     code = "import sys, greedyprune as g; assert 'torch' not in sys.modules; [getattr(g, name) for name in g.__all__]"
     subprocess.run([sys.executable, "-c", code], check=True)

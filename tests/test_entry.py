@@ -45,6 +45,7 @@ def test_what_is_no_subcommand_is_told_in_one_line(words):
     assert all(command in done.stderr for command in entry.COMMANDS)
 
 
+@pytest.mark.slow
 def test_a_subcommand_speaks_under_its_own_name():
     done = called("transplant", "--cfgs", "[]", "--db", "prune.db")
     assert (done.returncode, done.stderr) == (2, "error: --cfgs and --db both say what survives; give one of them\n")
@@ -58,6 +59,7 @@ def test_every_subcommand_is_a_tool():
     assert all(f'run_command("{module}"' in text for module in modules - {"ops"})
 
 
+@pytest.mark.slow
 def test_deformable_attention_says_which_implementation_runs():
     done = called("ops")
     assert done.returncode == 0

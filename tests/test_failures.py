@@ -91,6 +91,7 @@ run_command("bench_search")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_machine_without_memory_is_a_line():
     command = [sys.executable, "-c", SMALL, "--device", "cpu", "--threads", "1", "--images", "500"]

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,13 @@ def room(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-def imported(path: Path, typing_too: bool) -> Iterator[str]:
+@cache
+def imported(path: Path, typing_too: bool) -> tuple[str, ...]:
+    """What `_imported` gives, each once."""
+    return tuple(dict.fromkeys(_imported(path, typing_too)))
+
+
+def _imported(path: Path, typing_too: bool) -> Iterator[str]:
     """The modules of the package that a file imports, anywhere in it.
 
     Args:

@@ -20,7 +20,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @linux
-@pytest.mark.parametrize(("index", "name"), enumerate(NAMES))
+@pytest.mark.parametrize(
+    ("index", "name"),
+    [pytest.param(index, name, marks=() if name == "eval" else pytest.mark.slow) for index, name in enumerate(NAMES)],
+)
 def test_a_signal_ends_a_tool_with_a_line_while_its_libraries_are_loaded(index, name, tmp_path):
     for number in (SIGNALS[index % 3], SIGNALS[(index + 1) % 3]):
         process = start(TOOLS / f"{name}.py", *(["shapes"] if name == "make_shapes" else []), cwd=tmp_path)
@@ -142,6 +145,7 @@ def test_a_full_stdout_is_named(tmp_path):
     assert (done.returncode, done.stdout) == (2, "a result\n")
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("name", ["eval"])
 def test_a_tool_with_closed_streams_keeps_its_exit_code(name, tmp_path):
@@ -165,6 +169,7 @@ def test_text_that_an_encoding_cannot_say_is_escaped():
     assert (done.returncode, done.stdout, done.stderr) == (0, "caf\\xe9 \\udce9\n", "")
 
 
+@pytest.mark.slow
 def test_help_for_a_reader_that_has_gone_is_no_error():
     process = start(TOOLS / "make_shapes.py", "--help")
     process.stdout.close()

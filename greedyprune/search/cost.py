@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -89,13 +90,7 @@ class CostModel:
         self._known: dict[tuple[int, ...], Cost] = {}
         self.dense = self._counted({})
         self._by_width = self._formulas()
-        self._least = {
-            site.name: self({site.name: site.least})
-            for site in sites
-            if site.least < site.full and site.name not in self._plain
-        }
         self._holders = {site.inside for site in sites} & self.full.keys()
-        self._products = {pair: self({name: self._thin(name) for name in pair}) for pair in self._neighbours()}
 
     def __call__(self, widths: Widths) -> Cost:
         """Parameters and multiply-adds of the whole detector with these widths."""
@@ -150,6 +145,20 @@ class CostModel:
         least = {site.name: site.least for site in plain}
         counted = self._counted(least)
         return found if all(each(least) == counted.of(kind) for kind, each in found.items()) else {}
+
+    @cached_property
+    def _least(self) -> dict[str, Cost]:
+        """Costs of the detector with one site at its least width, by the site's name, where no formula tells it."""
+        return {
+            site.name: self({site.name: site.least})
+            for site in self.sites
+            if site.least < site.full and site.name not in self._plain
+        }
+
+    @cached_property
+    def _products(self) -> dict[tuple[str, str], Cost]:
+        """Costs of the detector with two sites at their least widths that share a tensor, by their names."""
+        return {pair: self({name: self._thin(name) for name in pair}) for pair in self._neighbours()}
 
     def alone(self, name: str, width: int, kind: str) -> float:
         """Cost of a site at a width, everything else being dense; as a rule it is linear in the width.

@@ -31,6 +31,7 @@ def measure(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prune", ["", "--prune heads"])
 def test_cutting_costs_ap_and_a_table_says_how_much(prune: str, measure) -> None:
     written, printed = measure(f"{prune} --scorers basis")

@@ -27,12 +27,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def arguments(folder):
-    threads = torch.get_num_threads()
-    yield [
+    return [
         *("--resume", str(folder / "model.safetensors"), "--coco_path", str(folder / "data")),
         *("--device", "cpu", "--threads", "1", "--latency_runs", "0"),
     ]
-    torch.set_num_threads(threads)
 
 
 def tool(*words):
@@ -41,6 +39,7 @@ def tool(*words):
     return subprocess.run([sys.executable, TOOL, *words], capture_output=True, text=True, timeout=600, env=environment)
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_stdout_and_nothing_else_anywhere(arguments):
     done = tool(*arguments, "--json", "--eval_images", "4", "--seed", "3", "--num_workers", "1", "--latency_runs", "2")
     assert (done.returncode, done.stderr) == (0, "")
@@ -95,12 +94,6 @@ def broken(folder, name, change):
     return path
 
 
-def test_bad_input_is_one_line_and_exit_code_2(arguments):
-    done = tool(*arguments, "--resume", "nowhere.safetensors")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: checkpoint nowhere.safetensors does not exist\n"
-
-
 def complaint(argv, capsys):
     """What the tool says on stderr when it exits with code 2."""
     with pytest.raises(SystemExit) as stop:
@@ -114,6 +107,7 @@ def complaint(argv, capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["--resume", "nowhere.safetensors"], "error: checkpoint nowhere.safetensors does not exist\n"),
         (["--device", "cuda"], "error: --device cuda: PyTorch sees no CUDA device here; use --device cpu\n"),
         (["--eval_images", "-3"], "error: argument --eval_images: '-3' is not a whole number of at least 0"),
         (["--draw", "/proc/version"], "error: a file of that name is in the way: /proc/version\n"),

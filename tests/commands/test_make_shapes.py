@@ -1,16 +1,12 @@
-import functools
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from greedyprune import UserError
 from greedyprune.commands.make_shapes import main
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_shapes.py"
+from ..processes import TOOLS, start
 
 
 def test_it_writes_coco_layout_and_says_what_is_in_it(tmp_path, capsys):
@@ -51,11 +47,9 @@ def test_bad_arguments_are_users_errors(tmp_path, words):
         main([str(tmp_path / "set"), *words] if words else [])
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, str(TOOL), str(tmp_path / "set"), "--train_images", "100000", "--workers", "2"]
-    # A process that was started in the background, as a CI job may be, hands down that Ctrl-C is ignored.
-    restore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore)
+    process = start(TOOLS / "make_shapes.py", tmp_path / "set", "--train_images", "100000", "--workers", "2")
     while not any(tmp_path.glob(".set.*/train2017/*.png")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)

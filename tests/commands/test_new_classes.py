@@ -29,13 +29,6 @@ KINDS = {
 SHORT = ["--device", "cpu", "--threads", "1", "--batch_size", "4", "--augment", "none"]
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return renumber(write_data(tmp_path_factory.mktemp("data")), RENAMED, MOVED)
@@ -50,7 +43,9 @@ def checkpoint(folder, kind):
     return model
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "dn_deformable_detr" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_every_detector_is_fine_tuned_to_other_classes(kind, data, tmp_path, capsys):
     checkpoint(tmp_path, kind)
     here = ["--resume", str(tmp_path / "old.safetensors"), "--coco_path", str(data), *SHORT]
@@ -90,6 +85,7 @@ def interrupt(*args):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_from_new_classes_to_a_search(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(small_model(), "old.safetensors")

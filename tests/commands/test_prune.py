@@ -98,6 +98,7 @@ def test_a_database_that_is_deleted_before_the_first_trial_leaves_nothing_to_sav
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_larger_share_works_where_it_is_advised(
     here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +140,7 @@ def other_places(content: dict[str, Any]) -> None:
     ("change", "words"),
     [
         (no_boxes, r"\(AP -1.0000\).*the 8 images have no boxes to find"),
-        (other_places, r"\(AP 0.0000\).*the checkpoint may be untrained"),
+        pytest.param(other_places, r"\(AP 0.0000\).*the checkpoint may be untrained", marks=pytest.mark.slow),
     ],
 )
 def test_a_detector_that_finds_nothing_is_refused_with_why(
@@ -151,6 +152,7 @@ def test_a_detector_that_finds_nothing_is_refused_with_why(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["prune.db"]
 
 
+@pytest.mark.slow
 def test_category_ids_that_seem_to_mean_other_classes_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +165,7 @@ def test_category_ids_that_seem_to_mean_other_classes_are_told(
     assert "the data seem to mean other classes to this model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_larger_subset_works_where_it_is_advised(
     here: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

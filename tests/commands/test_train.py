@@ -31,12 +31,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def arguments(folder):
-    threads = torch.get_num_threads()
-    yield [
+    return [
         *("--resume", str(folder / "model.safetensors"), "--coco_path", str(folder / "data"), "--device", "cpu"),
         *("--threads", "1", "--batch_size", "4", "--augment", "flips", "--log_every", "1"),
     ]
-    torch.set_num_threads(threads)
 
 
 def start(*words):
@@ -56,6 +54,7 @@ def wait_for_steps(output, steps, process):
     raise AssertionError(process.stderr.read())
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_twice_ends_with_the_weights_of_an_undisturbed_one(folder, arguments, tmp_path):
     settings = "--epochs 12 --save_every 3 --ema 0.9 --eval_every 5 --num_workers 1"
     words = [*arguments, *settings.split()]
@@ -76,6 +75,7 @@ def test_a_training_that_is_killed_twice_ends_with_the_weights_of_an_undisturbed
     assert [(r["step"], r.get("AP")) for r in again] == [(r["step"], r.get("AP")) for r in once]
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_ends_it_cleanly_with_the_command_to_go_on(arguments, tmp_path):
     words = [*arguments, "--epochs", "1000", "--num_workers", "1", "--output_dir", str(tmp_path)]
     process = start(*words)

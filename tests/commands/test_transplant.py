@@ -226,6 +226,7 @@ def test_the_model_that_a_search_has_saved_is_read_and_not_mended_again(
     assert output.read_bytes() == (out / "slim.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 def test_any_trial_is_made_again_by_its_number(number: int, searched: tuple[list[str], Path], tmp_path: Path) -> None:
     here, out = searched
@@ -251,7 +252,7 @@ def test_a_file_that_is_not_the_searchs_any_more_is_not_taken_for_it(
     assert output.read_bytes() == content
 
 
-@pytest.mark.parametrize("what", ["weights", "data", "not finished"])
+@pytest.mark.parametrize("what", ["weights", "data", pytest.param("not finished", marks=pytest.mark.slow)])
 def test_what_the_search_did_not_run_on_is_refused(
     what: str, searched: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

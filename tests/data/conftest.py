@@ -2,19 +2,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from greedyprune.data import make_shapes
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small images are slower on several threads, and much slower where they have to share processors."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

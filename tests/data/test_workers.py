@@ -122,6 +122,7 @@ run(main)
 """
 
 
+@pytest.mark.slow
 def test_full_shared_memory_is_a_line_and_no_wait():
     command = mounted("/dev/shm", "1m", sys.executable, "-c", LOADING, 2, 0)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -130,6 +131,7 @@ def test_full_shared_memory_is_a_line_and_no_wait():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts as Linux does")
 def test_batches_of_many_tensors_need_few_open_files_and_too_many_workers_are_a_line():
     done, refused = (
@@ -157,6 +159,7 @@ start("endless", {})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("number", "delay"), [(signal.SIGINT, 0.3), (signal.SIGTERM, 0.0), (signal.SIGHUP, 0.01)])
 def test_a_signal_to_the_whole_group_ends_workers_at_any_moment_with_one_line(number, delay):

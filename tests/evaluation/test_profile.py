@@ -124,7 +124,7 @@ def test_multiply_adds_of_a_slim_deformable_transformer_are_those_of_the_formula
     ("cfgs", "params", "transformer_params", "flops", "transformer_flops"),
     [
         (None, 43_694_977, 19_667_474, 86.56, 15.86),
-        (GP, 36_890_833, 12_863_330, 82.17, 11.47),
+        pytest.param(GP, 36_890_833, 12_863_330, 82.17, 11.47, marks=pytest.mark.slow),
         (MGP, 34_495_217, 10_467_714, 80.42, 9.72),
     ],
     ids=["dense", "gp", "mgp"],

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,6 +54,11 @@ class Subject:
     def site(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)
 
+    def sorts(self) -> list[Site]:
+        """One site of every sort: of each part, and each last part of a name."""
+        found = {(s.part, s.kind, s.name.rpartition(".")[2], s.inside == ""): s for s in self.sites}
+        return list(found.values())
+
     def part(self, *parts: str) -> list[Site]:
         return [site for site in self.sites if site.part in parts]
 
@@ -92,6 +98,12 @@ def subject(kind: str = "dn_detr", **options: Any) -> Subject:
         with torch.no_grad():
             model.input_proj.weight.mul_(1e-3)  # tokens of thousands would leave the encoder no gradients
     return Subject(DetrFamily(), model, IMAGES)
+
+
+@cache
+def shared(kind: str = "dn_detr") -> Subject:
+    """The same for all tests, none of which changes it."""
+    return subject(kind)
 
 
 def farthest(one: Answer, other: Answer) -> float:

@@ -7,6 +7,7 @@ from torch import nn
 from greedyprune.models import Criterion, Detector, ImageBatch, pad_images
 from greedyprune.models.layers import MLP, Attention, DotProductAttention, Layer, PackedSelfAttention, Skipped
 
+from ..helpers.crossed import crossed
 from ..helpers.detectors import IMAGES, KINDS, TARGETS, detector
 
 
@@ -51,8 +52,7 @@ def same(result, copy):
     return all(same(*pair) for pair in zip(result, copy, strict=True)) if isinstance(copy, list) else True
 
 
-@pytest.mark.parametrize("backbone", ["small", "resnet18"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "backbone"), crossed(KINDS, ["small", "resnet18"]))
 def test_no_call_changes_the_result_of_another(kind, backbone):
     model = detector(kind, backbone=backbone)
     inside = [m for name, m in model.named_modules() if name and ".body.layer" not in name]  # torchvision's own blocks

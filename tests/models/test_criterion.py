@@ -13,11 +13,6 @@ from greedyprune.models.denoising import denoising_queries
 CLASSES, QUERIES = 5, 6
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def made_up(counts, layers=3, denoising=None):
     targets = [{"labels": torch.randint(0, CLASSES, (n,)), "boxes": torch.rand(n, 4) * 0.5 + 0.2} for n in counts]
     *earlier, last = (

@@ -15,6 +15,7 @@ from greedyprune.models.deformable_attention import DeformableAttention, Deforma
 from greedyprune.models.features import Levels
 from greedyprune.models.layers import Heads
 
+from ..helpers.crossed import crossed
 from .small_model import SHAPE, SLIM
 
 GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "dn_deformable_detr_r50.json"
@@ -31,11 +32,6 @@ KINDS = {
     "two stages": ("deformable_detr", {"with_box_refine": True, "two_stage": True}),
 }
 IMAGES = [torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0))]
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
 
 
 def detector(kind, cfgs=None, **options):
@@ -129,8 +125,7 @@ def test_what_is_in_the_padding_does_not_change_detections(kind):
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cfgs", [None, SLIM], ids=["dense", "slim"])
+@pytest.mark.parametrize(("kind", "cfgs"), crossed(KINDS, [None, SLIM]))
 def test_a_checkpoint_of_ours_knows_everything(tmp_path, kind, cfgs):
     model = detector(kind, cfgs)
     model.info = ModelInfo(("a", "b", "c", "d", "e", "f"), (1, 2, 5, 7, 8, 90), 160, 200)
@@ -142,8 +137,7 @@ def test_a_checkpoint_of_ours_knows_everything(tmp_path, kind, cfgs):
     assert torch.equal(answer(load_checkpoint(detector(kind, cfgs), model.state_dict())), answer(model))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cfgs", [None, SLIM], ids=["dense", "slim"])
+@pytest.mark.parametrize(("kind", "cfgs"), crossed(KINDS, [None, SLIM]))
 def test_a_published_state_dict_tells_its_shape(tmp_path, kind, cfgs):
     model = detector(kind, cfgs)
     options = model.options

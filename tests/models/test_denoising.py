@@ -10,11 +10,6 @@ CLASSES, QUERIES, DIM = 6, 7, 32
 NONE = Denoising(scalar=3, label_noise_scale=0.0, box_noise_scale=0.0)
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def targets(*counts):
     return [
         {

@@ -44,7 +44,13 @@ class Loaded(Golden):
             self.answer = self.model(self.images)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+# The slim one is the dense one's code, and the encoder alone half of what all deformable attention is.
+SLOW = ("dn_detr_r50_slim_mgp", "dn_deformable_encoder_only_r50")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NAMES]
+)
 def golden(request, tmp_path_factory):
     return Loaded(request.param, tmp_path_factory.mktemp("golden"))
 

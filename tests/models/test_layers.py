@@ -15,11 +15,6 @@ from greedyprune.models.position import box_positions, image_positions
 from .small_model import SHAPE
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def detector(**options):
     """A model whose boxes move; the box head starts as zeros."""
     model = build_model("dn_detr", **SHAPE | options).eval()

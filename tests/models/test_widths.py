@@ -1,6 +1,7 @@
 """Widths of every kind of site: what constructors build, what tensors tell, and what checkpoints keep."""
 
 from argparse import Namespace
+from functools import cache
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from greedyprune import UserError, build_model, load_model
 from greedyprune.models import save_checkpoint
 from greedyprune.models.layers import MLP, Skipped
 
+from ..helpers.crossed import crossed
 from ..helpers.detectors import IMAGES, KINDS, SHAPE, TARGETS, detector
 
 
@@ -23,6 +25,7 @@ def cut(kind: str, gone=("encoder.0", "decoder.1")) -> dict[str, int]:
     return layout.check({**widths, **dict.fromkeys(gone, 0), "queries": 6})
 
 
+@cache
 def detector_options(kind: str):
     name, options = KINDS[kind]
     with torch.device("meta"):
@@ -49,8 +52,10 @@ def test_a_detector_has_the_widths_that_it_was_built_with(kind):
     assert detector(kind, model.options.layout.to_text(widths)).widths == widths
 
 
-@pytest.mark.parametrize("gone", [(), ("encoder.0", "encoder.1"), ("decoder.0", "decoder.2"), ("decoder.2",)], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "gone"),
+    crossed(KINDS, [(), ("encoder.0", "encoder.1"), ("decoder.0", "decoder.2"), ("decoder.2",)]),
+)
 def test_a_checkpoint_keeps_all_widths(kind, gone, tmp_path):
     model = detector(kind, cut(kind, gone))
     save_checkpoint(model, tmp_path / "model.safetensors")
@@ -60,8 +65,7 @@ def test_a_checkpoint_keeps_all_widths(kind, gone, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(outputs(loaded), outputs(model), strict=True))
 
 
-@pytest.mark.parametrize("gone", [(), ("encoder.0", "decoder.1"), ("encoder.0", "decoder.0")], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "gone"), crossed(KINDS, [(), ("encoder.0", "decoder.0"), ("encoder.0", "decoder.1")]))
 def test_a_plain_state_dict_tells_its_widths(kind, gone, tmp_path):
     """Proposals are no tensor's size: training arguments tell them."""
     model = detector(kind, cut(kind, gone))

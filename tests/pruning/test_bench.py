@@ -14,9 +14,21 @@ from greedyprune.pruning.replay import Tape
 from greedyprune.pruning.transplant import shape_change
 from greedyprune.sites import Change, installed
 
-from ..helpers.detectors import KINDS
-from ..helpers.engine import EVERY_KIND, GRID, PLENTY, Batches, Subject, bits, farthest, same_bits, subject, unchanged
+from ..helpers.engine import (
+    EVERY_KIND,
+    GRID,
+    PLENTY,
+    Batches,
+    Subject,
+    bits,
+    farthest,
+    same_bits,
+    shared,
+    subject,
+    unchanged,
+)
 
+ROUNDING = 1e-4
 SITES = {
     "dn_detr": (
         "encoder.0.attn",
@@ -64,19 +76,21 @@ def in_order(one: Subject, names: Sequence[str], order: str) -> list[Change]:
 @pytest.mark.parametrize(
     ("kind", "order"),
     [
-        *((kind, order) for kind in ("dn_detr", GRID) for order in ("front to back", "back to front")),
-        *((kind, "around a centre") for kind in SITES),
+        ("dn_detr", "back to front"),
+        ("deformable", "front to back"),
+        ("deformable, two stages", "around a centre"),
+        (GRID, "around a centre"),
     ],
 )
 def test_answers_are_the_same_whatever_there_is_room_for_and_whatever_came_before(kind: str, order: str) -> None:
-    one = subject(kind)
+    one = shared(kind)
     sites = [site for site in one.sites if site.part != "backbone"]
     batches, others = one.batches(2), one.batches(1, seed=9)
     whole = one.activations(batches, sites)._room.used
     tried = in_order(one, SITES[kind], order)
     before, wanted = bits(one.model), {id(change): slim_answers(one, batches, change) for change in tried}
     found = {}
-    for room in (0, whole * 3 // 4, whole * 5 // 4, PLENTY):
+    for room in (0, whole * 3 // 4, PLENTY):
         images = one.activations(batches, sites, room)
         own = bits(images.bench.model)
         assert images.cached == (0 if not room else 1 if room < whole else 2)
@@ -84,24 +98,24 @@ def test_answers_are_the_same_whatever_there_is_room_for_and_whatever_came_befor
         assert unchanged(images.bench.model, own)
         assert images._room.used <= room
     # Another set of images takes what room the first one leaves, and makes way for it.
-    bench, shared = one.bench(batches, sites), Room(whole * 7 // 4)
-    first, second = (Activations(bench, each, shared, last_only=False) for each in (batches, others))
+    bench, both = one.bench(batches, sites), Room(whole * 7 // 4)
+    first, second = (Activations(bench, each, both, last_only=False) for each in (batches, others))
     found[-1] = []
     for change in tried:
         found[-1].append(answers(first, change))
         pairs = zip(answers(second, change), slim_answers(one, others, change), strict=True)
-        assert all(farthest(*pair) < 1e-4 for pair in pairs)
-        assert shared.used == sum(each._held(n) for each in (first, second) for n in range(each.cached)) <= shared.size
+        assert all(farthest(*pair) < ROUNDING for pair in pairs)
+        assert both.used == sum(each._held(n) for each in (first, second) for n in range(each.cached)) <= both.size
     for number, change in enumerate(tried):
         for room, given in found.items():
             for mine, plenty, slim in zip(given[number], found[PLENTY][number], wanted[id(change)], strict=True):
                 assert same_bits(mine, plenty), (room, number)
-                assert farthest(mine, slim) < 1e-4, (room, number)
+                assert farthest(mine, slim) < ROUNDING, (room, number)
     assert unchanged(one.model, before)
 
 
 def test_a_grid_detector_answers_to_the_bit_as_its_slim_copy() -> None:
-    one = subject(GRID)
+    one = shared(GRID)
     batches = one.batches()
     images = one.activations(batches)
     assert images.origin == ("conv1", 0)
@@ -111,53 +125,52 @@ def test_a_grid_detector_answers_to_the_bit_as_its_slim_copy() -> None:
 
 @pytest.mark.parametrize("room", [0, PLENTY])
 def test_changes_of_the_backbone_answer_to_rounding(room: int) -> None:
-    one = subject()
-    batches = one.batches()
-    names = ("backbone.3.conv1", "encoder.1.ffn", "backbone.0.conv1", "backbone.5.conv1", "decoder.2")
-    alone, *more = changes_of(one, names)
+    one = shared()
+    batches = one.batches(2)
+    first, ffn, last = changes_of(one, ("backbone.0.conv1", "encoder.1.ffn", "backbone.5.conv1"))
     images = one.activations(batches, room=room)
-    for change in (alone, *more, alone | more[0], NOTHING, more[1] | more[3]):
+    for change in (last, ffn, first | last, last | ffn, NOTHING):
         pairs = zip(answers(images, change), slim_answers(one, batches, change), strict=True)
-        assert all(farthest(*pair) < 1e-4 for pair in pairs)
+        assert all(farthest(*pair) < ROUNDING for pair in pairs)
 
 
 def test_a_change_before_the_origin_goes_through_the_images() -> None:
-    one = subject()
+    one = shared()
     batches, decoder = one.batches(), [site for site in one.sites if site.name.startswith("decoder.1")]
     images = one.activations(batches, decoder)
     assert images.origin == ("transformer.decoder.layers.1", 0)
     ffn, late, backbone = changes_of(one, ("encoder.0.ffn", "decoder.1.ffn", "backbone.1.conv1"))
     for change in (late, ffn, backbone, late, ffn | late, NOTHING):
         pairs = zip(answers(images, change), slim_answers(one, batches, change), strict=True)
-        assert all(farthest(*pair) < 1e-4 for pair in pairs)
+        assert all(farthest(*pair) < ROUNDING for pair in pairs)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["patterns", "deformable", "dn deformable, two stages"])
 def test_numbers_of_queries_are_tried_one_after_another(kind: str) -> None:
-    one = subject(kind)
+    one = shared(kind)
     batches, site = one.batches(2), one.site("queries")
     images = one.activations(batches, one.part("queries", "decoder"), last_only=True)
     for width in (4, 7, 9, 3):
         change = shape_change([site], one.model.state_dict(), {"queries": width})
         for answer, slim in zip(answers(images, change), slim_answers(one, batches, change), strict=True):
             assert answer.logits.shape[1] == width * site.copies
-            assert farthest(answer, slim.last()) < 1e-4
+            assert farthest(answer, slim.last()) < ROUNDING
 
 
 @pytest.mark.parametrize("kind", ["dn_detr", "deformable", "dn deformable, two stages"])
 def test_layers_at_the_origin_leave_alone_and_together(kind: str) -> None:
-    one = subject(kind)
+    one = shared(kind)
     batches = one.batches(2)
     images = one.activations(batches, one.part("encoder", "layers"))
     for names in (("encoder.0", "encoder.1"), ("encoder.0",), ("encoder.1",), (), ("encoder.0", "encoder.1")):
         change = change_of(one, *names)
         pairs = zip(answers(images, change), slim_answers(one, batches, change), strict=True)
-        assert all(farthest(*pair) < 1e-4 for pair in pairs), names
+        assert all(farthest(*pair) < ROUNDING for pair in pairs), names
 
 
 def try_any_changes(kind: str, number: int) -> None:
     """Changes of any sites, each made of the one before it."""
-    one = subject(kind)
+    one = shared(kind)
     batches, rng = one.batches(2), random.Random(kind)
     sites = [site for site in one.sites if site.part != "backbone"]
     whole = one.activations(batches, sites)._room.used
@@ -172,24 +185,24 @@ def try_any_changes(kind: str, number: int) -> None:
         for count, (answer, slim) in enumerate(
             zip(images.answers(change), slim_answers(one, batches, change), strict=False)
         ):
-            assert farthest(answer[0], slim) < 1e-3, widths
+            assert farthest(answer[0], slim) < ROUNDING, widths
             if rng.random() < 0.2 and count == 0:
                 break
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", ["dn_detr", "deformable encoder, level by level", "deformable, two stages", GRID])
 def test_answers_are_those_of_slim_copies_for_any_sequence_of_changes(kind: str) -> None:
-    try_any_changes(kind, 6)
+    try_any_changes(kind, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_answers_are_those_of_slim_copies_for_long_sequences_of_changes(kind: str) -> None:
-    try_any_changes(kind, 100)
+    try_any_changes(kind, 30)
 
 
 def test_a_generator_that_ends_early_leaves_the_bench_as_it_was() -> None:
-    one = subject()
+    one = shared()
     batches = one.batches(3)
     images = one.activations(batches, [site for site in one.sites if site.part != "backbone"])
     before = bits(images.bench.model)
@@ -200,23 +213,23 @@ def test_a_generator_that_ends_early_leaves_the_bench_as_it_was() -> None:
         assert unchanged(images.bench.model, before)
     for change in (first | second, first, second, NOTHING, both):
         pairs = zip(answers(images, change), slim_answers(one, batches, change), strict=True)
-        assert all(farthest(*pair) < 1e-4 for pair in pairs)
+        assert all(farthest(*pair) < ROUNDING for pair in pairs)
 
 
 @pytest.mark.parametrize("order", [("ffn", "gone"), ("gone", "ffn"), ("gone", "ffn", "both", "gone")])
 def test_a_layer_leaves_after_its_inside_was_changed_and_comes_back(order: tuple[str, ...]) -> None:
-    one = subject()
+    one = shared()
     batches = one.batches(2)
     images = one.activations(batches, one.part("encoder", "decoder", "layers"))
     ffn, gone = changes_of(one, ("decoder.1.ffn", "decoder.1"))
     changes = {"ffn": ffn, "gone": gone, "both": ffn | gone}
     for name in order:
         pairs = zip(answers(images, changes[name]), slim_answers(one, batches, changes[name]), strict=True)
-        assert all(farthest(*pair) < 1e-4 for pair in pairs)
+        assert all(farthest(*pair) < ROUNDING for pair in pairs)
 
 
 def test_passes_with_graphs_run_from_the_origin_on_whatever_was_tried_before() -> None:
-    one = subject()
+    one = shared()
     images = one.activations(sites=one.part("encoder", "decoder"))
     fresh = one.activations(sites=one.part("encoder", "decoder"))
     for change in changes_of(one, ("decoder.2.ffn",)):
@@ -241,7 +254,7 @@ def test_passes_with_graphs_run_from_the_origin_on_whatever_was_tried_before() -
 
 
 def test_statistics_without_gradients_are_those_of_all_sites_wherever_the_cache_is() -> None:
-    one = subject()
+    one = shared()
     sites = one.part("backbone")
     images, fresh = one.activations(sites=sites), one.activations(sites=sites)
     answers(images, change_of(one, sites[-1].name))
@@ -253,9 +266,9 @@ def test_statistics_without_gradients_are_those_of_all_sites_wherever_the_cache_
 
 
 def test_tapes_are_those_of_all_images_whatever_is_cached() -> None:
-    one = subject()
+    one = shared()
     sites = one.part("decoder")
-    for count in (1, 2, 3):
+    for count in (1, 3):
         batches = one.batches(count)
         plenty = one.activations(batches, sites)
         for room in (0, plenty._room.used * 2 // 3, PLENTY):
@@ -304,7 +317,7 @@ def branching(self: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def test_the_bench_is_a_copy_that_is_as_it_was_between_changes() -> None:
-    one = subject()
+    one = shared()
     bench = one.bench()
     before, model = bits(bench.model), bench.model
     assert model is not one.model
@@ -319,10 +332,10 @@ def test_the_bench_is_a_copy_that_is_as_it_was_between_changes() -> None:
 
 
 def test_what_is_mended_by_itself_lies_before_what_is_mended_in_order() -> None:
-    one = subject()
+    one = shared()
     everything = one.bench()
     assert everything.origin == ("backbone.0.body.layer1.0.conv1", 0)
     assert everything.mended_from == ("transformer.encoder.query_scale.layers.0", 0)
     assert one.bench(sites=one.part("decoder")).mended_from == ("transformer.encoder.layers.0.self_attn", 0)
-    grid = subject(GRID).bench()
+    grid = shared(GRID).bench()
     assert grid.mended_from == grid.origin == ("conv1", 0)

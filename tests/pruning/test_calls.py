@@ -6,7 +6,7 @@ from torch import nn
 from greedyprune.pruning.calls import END, Order, differing
 from greedyprune.sites import Change, installed
 
-from ..helpers.engine import Subject, subject
+from ..helpers.engine import Subject, shared
 
 
 def order_of(one: Subject) -> Order:
@@ -15,7 +15,7 @@ def order_of(one: Subject) -> Order:
 
 
 def test_the_first_place_of_modules_is_that_of_the_earliest_one_and_of_what_holds_those_that_are_never_called() -> None:
-    one = subject()
+    one = shared()
     order = order_of(one)
     ffn, norm = "transformer.encoder.layers.1.linear1", "transformer.encoder.layers.0.norm1"
     assert order.first([ffn, norm]) == (norm, 0)
@@ -31,7 +31,7 @@ def test_the_first_place_of_modules_is_that_of_the_earliest_one_and_of_what_hold
 
 
 def test_a_place_is_found_while_the_module_is_not_there() -> None:
-    one = subject()
+    one = shared()
     order, layer = order_of(one), "transformer.decoder.layers.1"
     with installed(one.model, Change(settings={("transformer.decoder.layers", "1"): nn.Identity()})):
         assert order.first([f"{layer}.linear1"]) == (f"{layer}.linear1", 0)

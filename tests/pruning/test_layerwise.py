@@ -11,7 +11,7 @@ from greedyprune.pruning.shelf import Shelf, Store
 from greedyprune.pruning.transplant import shape_change
 from greedyprune.sites.change import WHOLE, Pairing
 
-from ..helpers.engine import PLENTY, Subject, bits, subject, unchanged
+from ..helpers.engine import PLENTY, Subject, bits, shared, unchanged
 
 
 def replay(one: Subject, model: nn.Module) -> Replay:
@@ -19,7 +19,7 @@ def replay(one: Subject, model: nn.Module) -> Replay:
 
 
 def test_outputs_are_compared_where_there_is_image_and_for_queries_that_are_left() -> None:
-    one = subject()
+    one = shared()
     inputs = one.family.inputs(one.model, one.images)
     tokens = one.model.features(inputs).shown[:, 0, 0]
     own, dense = torch.randn(2, *tokens.shape[1:], 32), torch.randn(2, *tokens.shape[1:], 32)
@@ -40,7 +40,7 @@ def test_outputs_are_compared_where_there_is_image_and_for_queries_that_are_left
 
 
 def test_what_gives_what_the_dense_one_gives_is_left_alone_and_the_rest_learns() -> None:
-    one = subject()
+    one = shared()
     chain = [block for block in one.family.blocks(one.model) if block.chained]
     change = shape_change(one.sites, one.model.state_dict(), {"encoder.1.ffn": 8})
     slim = one.family.slim(one.model, change).requires_grad_(False)

@@ -44,11 +44,11 @@ def test_random_projections_measure_the_curvature_of_the_answer(link: Link) -> N
             expected += by_logits[query].T @ curvature @ by_logits[query]
             expected += BOX_WEIGHT**2 * sure * by_boxes[query].T @ by_boxes[query]
         assert layer < 2
-    total, draws = torch.zeros(10, 10, dtype=torch.float64), 1500
+    total, draws = torch.zeros(10, 10, dtype=torch.float64), 500
     for _ in range(draws):
         for (gradient,) in answer_gradients(answer(place), [place], draw):
             total += torch.outer(gradient.flatten(), gradient.flatten()) / (draws * PROJECTIONS)
-    assert (total - expected).norm() < 0.1 * expected.norm()
+    assert (total - expected).norm() < 0.15 * expected.norm()
 
 
 def test_a_place_that_the_answer_does_not_depend_on_has_a_gradient_of_zeros() -> None:

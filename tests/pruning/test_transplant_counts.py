@@ -14,9 +14,9 @@ from greedyprune.pruning.transplant import kept_change, transplant
 from greedyprune.sites.change import Pairing
 
 from ..helpers.detectors import KINDS
-from ..helpers.engine import Subject, farthest, subject
+from ..helpers.engine import Subject, farthest, shared
 
-SUBJECTS = {kind: subject(kind) for kind in KINDS}
+SUBJECTS = {kind: shared(kind) for kind in KINDS}
 
 
 def slim_answer(one: Subject, kept: dict[str, Sequence[int]]) -> tuple[Answer, Pairing]:
@@ -84,10 +84,9 @@ def test_of_proposals_it_is_the_best_that_stay_whichever_are_named(kept: Sequenc
     assert pairing.queries is None or pairing.queries.tolist() == list(range(len(kept)))
 
 
-@pytest.mark.parametrize("gone", [("encoder.0",), ("encoder.0", "encoder.1")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_encoder_layer_that_left_is_one_that_gives_what_it_is_given(kind: str, gone: Sequence[str]) -> None:
-    one = SUBJECTS[kind]
+def test_an_encoder_layer_that_left_is_one_that_gives_what_it_is_given(kind: str) -> None:
+    one, gone = SUBJECTS[kind], ("encoder.1",)
     answer, pairing = slim_answer(one, dict.fromkeys(gone, ()))
     with switched_off(one.model, gone):
         assert farthest(answer, one.answer()) < 1e-5
@@ -95,7 +94,7 @@ def test_an_encoder_layer_that_left_is_one_that_gives_what_it_is_given(kind: str
     assert farthest(answer, one.answer()) > 1e-4
 
 
-@pytest.mark.parametrize("gone", [("decoder.0",), ("decoder.1",), ("decoder.2",), ("decoder.0", "decoder.2")])
+@pytest.mark.parametrize("gone", [("decoder.2",), ("decoder.0", "decoder.1")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_decoder_layer_that_left_moves_nothing_and_answers_nothing(kind: str, gone: Sequence[str]) -> None:
     one = SUBJECTS[kind]

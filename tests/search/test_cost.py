@@ -1,12 +1,13 @@
 """What a proposal costs by its widths is what the slim model of these widths costs."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
 from greedyprune.search.cost import Cost, CostModel
-from greedyprune.sites import AttentionSite, CountSite
+from greedyprune.sites import AttentionSite, CountSite, Site
 
 from ..helpers.detectors import KINDS, stirred
 from ..helpers.engine import GRID, Subject, subject
@@ -29,23 +30,21 @@ def built(one: Subject, widths: dict[str, int]) -> Cost:
     return counted(one, stirred(type(one.model)(one.model.options, complete)))
 
 
-def drawn(one: Subject, rng: random.Random) -> dict[str, int]:
+def drawn(sites: Sequence[Site], rng: random.Random) -> dict[str, int]:
     """Any widths, of which one of a group of layers is left."""
-    widths = {site.name: rng.randrange(site.least, site.full + 1, site.grain) for site in one.sites}
+    widths = {site.name: rng.randrange(site.least, site.full + 1, site.grain) for site in sites}
     groups: dict[str, list[str]] = {}
-    for site in one.sites:
+    for site in sites:
         if isinstance(site, CountSite) and site.one_of:
             groups.setdefault(site.one_of, []).append(site.name)
     return widths | {names[-1]: 1 for names in groups.values() if not any(widths[name] for name in names)}
 
 
-@pytest.mark.parametrize("kind", [k if k == "dn_detr" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
-def test_cost_by_widths_is_that_of_the_slim_model(kind: str) -> None:
-    one = subject(kind)
-    cost = CostModel(one.family, one.model, one.sites, SIZE)
+def check_costs(one: Subject, sites: Sequence[Site]) -> None:
+    cost = CostModel(one.family, one.model, sites, SIZE)
     rng = random.Random(0)
     for _ in range(2):
-        widths = drawn(one, rng)
+        widths = drawn(sites, rng)
         assert cost(widths) == built(one, widths)
         if "decoder.0" in widths:
             second = widths | {"decoder.0": 0, "decoder.1": 1}
@@ -53,10 +52,23 @@ def test_cost_by_widths_is_that_of_the_slim_model(kind: str) -> None:
     assert cost({}) == cost.dense == counted(one, one.model)
 
 
+def test_cost_by_widths_of_a_site_of_every_sort_is_that_of_the_slim_model() -> None:
+    one = subject("dn_detr")
+    check_costs(one, one.sorts())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_cost_by_widths_of_every_site_is_that_of_the_slim_model(kind: str) -> None:
+    one = subject(kind)
+    check_costs(one, one.sites)
+
+
 def test_what_heads_lose_whole_is_counted_too() -> None:
     one = subject("dn_detr", whole_heads=True)
-    cost = CostModel(one.family, one.model, one.sites, SIZE)
-    widths = {site.name: site.grain for site in one.sites if isinstance(site, AttentionSite)}
+    sites = [site for site in one.sites if isinstance(site, AttentionSite)]
+    cost = CostModel(one.family, one.model, sites, SIZE)
+    widths = {site.name: site.grain for site in sites}
     assert cost(widths) == built(one, widths)
 
 

@@ -85,7 +85,7 @@ def test_kills_end_with_the_trials_and_the_model_of_an_undisturbed_search(
         # Anywhere: while it starts, within a trial, or between two.
         goal = before + rng.randrange(3)
         while process.is_alive() and trials(troubled) < goal:
-            time.sleep(0.01)
+            time.sleep(0.05)
         time.sleep(rng.uniform(0, 2 * pace))
         if not process.is_alive():
             break

@@ -80,6 +80,7 @@ def test_data_without_validation_images_are_refused(folder: Path) -> None:
         choose(folder)
 
 
+@pytest.mark.slow
 def test_a_search_calibrates_on_images_without_objects_and_may_take_every_encoder_layer(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -18,13 +18,6 @@ from .tiny_training import farthest, losses, read_log, small_model, write_data
 TOOL = Path(__file__).parents[2] / "tools" / "train.py"
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def torchrun(*words):
     """Two processes of the tool, as a user starts them."""
     with socket.socket() as probe:
@@ -34,6 +27,7 @@ def torchrun(*words):
     return subprocess.run([*starter, str(TOOL), *words], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "words", "of_two"),
     [
@@ -64,6 +58,7 @@ def test_two_processes_train_as_one_with_the_same_batch(tmp_path, model, words, 
     assert farthest(tmp_path / "one" / LAST, tmp_path / "two" / LAST) < 1e-4
 
 
+@pytest.mark.slow
 def test_what_every_process_fails_of_is_told_once_and_in_the_report_of_torchrun(tmp_path):
     done = torchrun("--resume", "nowhere.pth", "--device", "cpu", "--output_dir", str(tmp_path))
     line = "checkpoint nowhere.pth does not exist"
@@ -73,6 +68,7 @@ def test_what_every_process_fails_of_is_told_once_and_in_the_report_of_torchrun(
     assert done.stderr.count("Traceback") == 1  # torchrun's own
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_that_fails_is_the_one_that_tells(tmp_path):
     data = write_data(tmp_path / "data")
     save_checkpoint(small_model(freeze_norm=True), tmp_path / "model.safetensors")

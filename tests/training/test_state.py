@@ -45,6 +45,7 @@ def test_an_option_that_the_state_is_too_old_to_know_had_its_default(tmp_path):
         check_settings({"lr": 1e-4}, {"lr": 1e-4, "new": 1}, {"new": 0}, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder_are_refused_and_a_dead_one_is_no_obstacle(tmp_path):
     script = (
         "import sys, time; from pathlib import Path; from greedyprune.training.state import Folder\n"

@@ -13,14 +13,6 @@ from greedyprune.training.state import BEST, LAST, STATE
 from .tiny_training import farthest, losses, make_trainer, read_log, small_model, train, write_data
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
@@ -37,7 +29,7 @@ def test_training_lowers_the_loss(data, tmp_path):
     assert sum(values[-3:]) < 0.9 * sum(values[:3])
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.5])
+@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_a_training_that_is_stopped_at_every_step_ends_with_the_same_weights(data, tmp_path, ema):
     options = {"epochs": 2, "ema": ema, "augment": "flips", "schedule": "cosine", "warmup_steps": 2, "eval_every": 1}
     run = {"log_every": 1}

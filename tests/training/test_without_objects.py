@@ -31,14 +31,19 @@ def deformable():
     "options",
     [
         {},
-        {"no_dn": True},
         {"encoder_head": 1.0},
-        {"teacher": True},
-        {"model": deformable},
         {"augment": "detr"},
-        {"augment": "flips"},
-        {"amp": "bf16"},
-        {"run": {"accumulate": 2}},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                {"no_dn": True},
+                {"teacher": True},
+                {"model": deformable},
+                {"augment": "flips"},
+                {"amp": "bf16"},
+                {"run": {"accumulate": 2}},
+            )
+        ),
     ],
     ids=str,
 )

@@ -16,7 +16,7 @@ from greedyprune.pruning.scorers.select import selected
 from greedyprune.pruning.transplant import masked, transplant
 from greedyprune.sites import AttentionSite, Change, HiddenSite, Reader, Slice, installed
 
-from ...helpers.engine import GRID, bits, farthest, subject, unchanged
+from ...helpers.engine import GRID, bits, farthest, shared, unchanged
 
 
 def layers(convolution: bool, bias: bool, norm: bool) -> tuple[nn.Sequential, Tensor]:
@@ -96,7 +96,7 @@ def test_every_reader_of_a_site_is_solved_again() -> None:
 
 @pytest.mark.parametrize("kind", ["dn_detr", GRID])
 def test_full_widths_change_nothing_and_refits_only_where_channels_leave(kind: str) -> None:
-    one = subject(kind)
+    one = shared(kind)
     sites = [site for site in one.sites if isinstance(site, (HiddenSite, AttentionSite))][::3]
     given = scorers.given(one.activations(sites=sites), sites)
     cutter = Cutter(given, "basis")
@@ -109,7 +109,7 @@ def test_full_widths_change_nothing_and_refits_only_where_channels_leave(kind: s
 
 
 def test_cuts_of_chained_sites_are_those_of_masked_models_with_the_new_weights() -> None:
-    one = subject(GRID)
+    one = shared(GRID)
     given = scorers.given(one.activations(), one.sites)
     cutter = Cutter(given, "select")
     widths = {"conv1": 9, "conv2": 11}
@@ -130,7 +130,7 @@ def test_cuts_of_chained_sites_are_those_of_masked_models_with_the_new_weights()
 
 
 def test_changes_are_made_once_and_chained_ones_each_time_from_what_came_before() -> None:
-    one = subject(GRID)
+    one = shared(GRID)
     given = scorers.given(one.activations(), one.sites)
     cutter = Cutter(given, "magnitude", refit=False)
     first, second = cutter.change({"conv1": 8, "conv2": 12}), cutter.change({"conv1": 4, "conv2": 12})
@@ -142,7 +142,7 @@ def test_changes_are_made_once_and_chained_ones_each_time_from_what_came_before(
 
 
 def test_sites_inside_what_leaves_are_left_alone() -> None:
-    one = subject()
+    one = shared()
     before = bits(one.model)
     given = scorers.given(one.activations(sites=one.part("decoder", "layers")), one.sites)
     change = Cutter(given, "magnitude", refit=False).change({"decoder.1": 0, "decoder.1.ffn": 8, "decoder.2.ffn": 8})

@@ -18,7 +18,7 @@ from greedyprune.pruning.kinds import reading
 from greedyprune.pruning.kinds.reading import unfold
 from greedyprune.pruning.transplant import shape_change
 
-from ...helpers.engine import GRID, Subject, subject
+from ...helpers.engine import GRID, Subject, shared
 
 KINDS = ("dn_detr", "deformable, two stages", "deformable encoder, level by level", GRID)
 
@@ -64,7 +64,7 @@ def even(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_of_readers_are_those_of_all_rows_that_they_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     even(monkeypatch)
-    one = subject(kind)
+    one = shared(kind)
     sites = [site for site in one.sites if site.kind != "count" and "backbone.1" not in site.name]
     batches = one.batches(2)
     moments = calibrate(one.activations(batches, sites), sites)
@@ -94,7 +94,7 @@ def test_moments_of_readers_are_those_of_all_rows_that_they_read(kind: str, monk
 
 def test_a_convolution_looks_at_some_positions_of_every_image_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "POSITIONS", 5)
-    one = subject()
+    one = shared()
     sites = one.part("backbone")[1:2]
     first, again = (calibrate(one.activations(sites=sites), sites)[sites[0].name].readers[0] for _ in range(2))
     assert first.rows.weight == 6 * 5
@@ -123,7 +123,7 @@ def test_tokens_and_output_channels_count_by_the_gradients_of_what_readers_give(
             for grads in [torch.autograd.grad(loss_of(answer), places, allow_unused=True)]
         ],
     )
-    one = subject(kind)
+    one = shared(kind)
     sites = [site for site in one.sites if site.kind != "count" and site.part != "backbone"]
     batches = one.batches(1)
     moments = calibrate(one.activations(batches, sites), sites)
@@ -164,7 +164,7 @@ def test_queries_and_keys_count_by_the_gradients_of_their_logits(kind: str, monk
         "answer_gradients",
         lambda answer, places, draw: [list(torch.autograd.grad(loss_of(answer), places))],
     )
-    one = subject(kind)
+    one = shared(kind)
     sites = [site for site in one.sites if site.kind == "attention"]
     batches = one.batches(1)
     moments = calibrate(one.activations(batches, sites), sites)
@@ -217,7 +217,7 @@ def test_queries_and_keys_count_by_the_gradients_of_their_logits(kind: str, monk
 
 def test_padded_batches_count_as_their_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     even(monkeypatch)
-    one = subject()
+    one = shared()
     sites = one.part("encoder")
     together = one.batches(1)
     images, targets = together.batches[0]
@@ -233,7 +233,7 @@ def test_padded_batches_count_as_their_images_alone(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("room", [0, 10**9])
 def test_moments_are_the_same_whatever_was_tried_before_and_whatever_is_cached(room: int) -> None:
-    one = subject()
+    one = shared()
     sites = one.part("encoder", "decoder")
     fresh, used = one.activations(sites=sites), one.activations(sites=sites, room=room)
     for _ in used.answers(shape_change(sites, used.bench.state, {"decoder.2.ffn": 8})):

@@ -11,27 +11,27 @@ from greedyprune.pruning.scorers.items import item_order
 from greedyprune.pruning.transplant import kept_change
 from greedyprune.sites import CountSite
 
-from ...helpers.engine import subject
+from ...helpers.engine import shared
 
 
 @pytest.mark.parametrize("kind", ["dn_detr", "patterns", "deformable"])
 def test_queries_are_ordered_by_the_squares_of_their_best_chances(kind: str) -> None:
-    one = subject(kind)
-    batches = one.batches(3)
-    site = one.site("queries")
-    order = item_order(site, one.activations(batches))
+    one = shared(kind)
+    batches, site = one.batches(2), one.site("queries")
+    calibration = one.activations(batches)
+    order = item_order(site, calibration)
     worth = torch.zeros(9, dtype=torch.float64)
     for images, _ in batches.iterate():
         best = one.answer(images=images).logits.sigmoid().amax(-1).double().square().sum(0)
         worth += best.view(site.copies, 9).sum(0)
     assert order == sorted(range(9), key=lambda query: -worth[query])
-    given = scorers.given(one.activations(batches), one.sites)
+    given = scorers.given(calibration, one.sites)
     change = Cutter(given, "basis").change({"queries": 4})
     assert change.pairing.queries[:4].tolist() == sorted(order[:4])
 
 
 def test_queries_that_find_nothing_leave_first() -> None:
-    one = subject("deformable")
+    one = shared("deformable")
     images = one.activations()
     dense = [answer.last() for answer, _ in images.answers()]
     order = item_order(one.site("queries"), images)
@@ -44,16 +44,17 @@ def test_queries_that_find_nothing_leave_first() -> None:
 
 
 def test_proposals_are_in_the_order_in_which_the_model_takes_them() -> None:
-    one = subject("dn deformable, two stages")
-    assert item_order(one.site("queries"), one.activations()) == list(range(9))
-    given = scorers.given(one.activations(), one.sites)
+    one = shared("dn deformable, two stages")
+    images = one.activations(one.batches(1))
+    assert item_order(one.site("queries"), images) == list(range(9))
+    given = scorers.given(images, one.sites)
     change = Cutter(given, "select").change({"queries": 3})
     assert change.settings == {("", "num_proposals"): 3}
     assert change.pairing.queries.tolist() == [0, 1, 2]
 
 
 def test_layers_of_one_count_are_ordered_by_the_damage_of_leaving_each_out() -> None:
-    one = subject()
+    one = shared()
     layers = [site for site in one.sites if isinstance(site, CountSite) and site.name.startswith("encoder")]
     both = CountSite(
         name="layers",

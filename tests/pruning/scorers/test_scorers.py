@@ -1,5 +1,7 @@
 """Every scorer orders every channel site of every family, and says in one line what it lacks."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -11,14 +13,14 @@ from greedyprune.pruning.scorers import SCORERS, Given
 from greedyprune.pruning.transplant import masked
 from greedyprune.sites import AttentionSite, HiddenSite, Site
 
-from ...helpers.engine import GRID, PLENTY, Subject, bits, farthest, subject, unchanged
+from ...helpers.engine import GRID, PLENTY, Subject, bits, farthest, shared, subject, unchanged
 
 FAST = [scorer for scorer in SCORERS if scorer != "exact"]
 KINDS = ("dn_detr", "deformable, two stages", "deformable encoder, level by level")
 
 
-def channel_sites(one: Subject) -> list[Site]:
-    return [site for site in one.sites if isinstance(site, (AttentionSite, HiddenSite))]
+def channel_sites(sites: Sequence[Site]) -> list[Site]:
+    return [site for site in sites if isinstance(site, (AttentionSite, HiddenSite))]
 
 
 def given_by(one: Subject, sites: list[Site] | None = None, images: int = 1, room: int = PLENTY) -> Given:
@@ -38,8 +40,8 @@ def check_order(site: Site, order: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_scorer_orders_every_channel_site_of_a_detr_and_leaves_it_as_it_was(kind: str) -> None:
-    one = subject(kind)
-    sites = channel_sites(one)
+    one = shared(kind)
+    sites = channel_sites(one.sites)
     assert {site.part for site in sites} == {"backbone", "encoder", "decoder", "heads"}
     given = given_by(one)
     before = bits(given.bench.model)
@@ -57,9 +59,9 @@ def test_every_scorer_orders_every_channel_site_of_a_detr_and_leaves_it_as_it_wa
 
 
 @pytest.mark.parametrize("scorer", FAST)
-def test_every_scorer_cuts_every_site_and_a_search_may_ask_again(scorer: str) -> None:
-    one = subject()
-    sites = channel_sites(one)
+def test_every_scorer_cuts_every_sort_of_site_and_a_search_may_ask_again(scorer: str) -> None:
+    one = shared()
+    sites = channel_sites(one.sorts())
     widths = halves(sites)
     again = given_by(one, sites)
     for refit in (True, False):
@@ -94,7 +96,7 @@ def test_every_scorer_takes_whole_heads_where_they_leave_whole(scorer: str) -> N
 
 @pytest.mark.parametrize("scorer", FAST)
 def test_the_grid_detector_is_ordered_by_what_needs_no_loss_and_the_rest_is_refused(scorer: str) -> None:
-    one = subject(GRID)
+    one = shared(GRID)
     given = given_by(one, images=2)
     if scorer in ("taylor", "sensitivity", "sensitivity_weight"):
         with pytest.raises(UserError) as refused:
@@ -109,7 +111,7 @@ def test_the_grid_detector_is_ordered_by_what_needs_no_loss_and_the_rest_is_refu
 
 
 def test_the_exact_score_is_refused_where_there_is_no_loss() -> None:
-    one = subject(GRID)
+    one = shared(GRID)
     with pytest.raises(UserError, match="the exact score needs a loss, and a grid detector has none here"):
         given_by(one).order(one.site("conv1"), "exact")
 
@@ -127,7 +129,7 @@ def test_the_exact_score_orders_every_unit_and_what_is_measured_afterwards_is_th
 
 @pytest.mark.parametrize("room", [0, PLENTY])
 def test_orders_do_not_depend_on_what_is_cached(room: int) -> None:
-    one = subject("deformable, two stages")
+    one = shared("deformable, two stages")
     sites = one.part("decoder")[:3]
     few, plenty = given_by(one, sites, room=room), given_by(one, sites)
     for site in sites:
@@ -155,7 +157,7 @@ def test_magnitude_looks_at_weights_not_at_statistics_nor_at_where_a_head_looks(
 
 
 def test_random_orders_depend_on_the_seed_and_the_name_alone() -> None:
-    one = subject(GRID)
+    one = shared(GRID)
     images = one.activations()
     first, again = (scorers.given(images, one.sites[::step], seed=4) for step in (1, -1))
     other = scorers.given(images, one.sites, seed=5)
@@ -180,7 +182,7 @@ def test_one_image_and_dead_channels_leave_finite_weights() -> None:
 
 
 def test_a_site_of_an_unknown_kind_is_an_error() -> None:
-    one = subject(GRID)
+    one = shared(GRID)
 
     class Other(HiddenSite):
         pass

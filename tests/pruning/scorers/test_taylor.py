@@ -11,7 +11,7 @@ from greedyprune.pruning.kinds.channels import by_group
 from greedyprune.pruning.scorers import taylor
 from greedyprune.sites import AttentionSite, HiddenSite
 
-from ...helpers.engine import Subject, subject
+from ...helpers.engine import Subject, shared
 
 
 def gated_scores(one: Subject, batches: list) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ def gated_scores(one: Subject, batches: list) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", ["dn_detr", "deformable, two stages", "deformable encoder, level by level"])
 def test_the_score_is_the_squared_derivative_in_a_gate(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = subject(kind)
+    one = shared(kind)
     seen: list[Tensor] = []
 
     def keep(site: object, order: Tensor) -> Tensor:
