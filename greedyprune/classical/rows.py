@@ -7,6 +7,7 @@ from torch import Tensor
 
 from greedyprune.classical.base import Pruned, Subject
 from greedyprune.pruning.kinds.channels import channels_of
+from greedyprune.pruning.scorers.filters import tensor_of_units
 from greedyprune.pruning.transplant import KeptSets, kept_change
 from greedyprune.sites import Change, HiddenSite
 
@@ -35,7 +36,8 @@ def zeroed_rows(subject: Subject, channels: KeptSets) -> Pruned:
             for name in _writers(subject, site):
                 part = next(each for each in site.slices if each.name == name)
                 stays = torch.ones_like(state[name], dtype=torch.bool)
-                site.by_unit(part, stays)[:, site.pruned(channels[site.name])] = False
+                gone = site.positions(part, stays.shape[part.dim])[site.pruned(channels[site.name])]
+                stays.movedim(part.dim, 0)[gone.flatten()] = False
                 rows[name] = stays.flatten(1).any(1)
     return zeroed(subject, rows)
 
@@ -48,7 +50,7 @@ def _channels(subject: Subject, kept: Mapping[str, Tensor]) -> KeptSets:
         if not all(name in kept for name in writers):
             continue
         parts = {part.name: part for part in site.slices}
-        stays = torch.stack([site.by_unit(parts[n], kept[n]).transpose(0, 1).flatten(1).any(1) for n in writers])
+        stays = torch.stack([tensor_of_units(site, parts[n], kept[n]).any(1) for n in writers])
         units = stays.any(0).nonzero().flatten()
         found[site.name] = channels_of(site, units if len(units) else torch.zeros(1, dtype=torch.int64))
     return found

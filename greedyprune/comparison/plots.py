@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -58,7 +59,12 @@ def draw(rows: Sequence[Row], axis: Axis) -> Figure:
         methods = list(dict.fromkeys(row.method for row in rows if row.method))
         for number, method in enumerate(methods):
             own = sorted((row for row in rows if row.method == method), key=axis.value)
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 6}
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6}
+                "color": COLOURS[number % len(COLOURS)],
+                "marker": MARKERS[number % len(MARKERS)],
+                "markersize": 6,
+            }
             x = [axis.value(row) for row in own]
             if any(row.retrained for row in own):
                 before = [row.pruned.accuracy["AP"] for row in own]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from greedyprune.pruning.kinds.channels import ChannelSite, by_group
 from greedyprune.pruning.scorers.given import Given
+from greedyprune.sites import Slice
 
 
 def filter_l1_orders(given: Given) -> dict[str, Tensor]:
@@ -46,9 +47,13 @@ def _filters(site: ChannelSite, state: Mapping[str, Tensor]) -> list[Tensor]:
     for part in site.slices:
         tensor = state[part.name].detach().cpu()
         if tensor.dim() > 1 and not part.output and part.roles not in (("sampling",), ("statistic",)):
-            units = site.by_unit(part, tensor)  # [blocks, units, rows of a unit, ...]
-            found.append(units.transpose(0, 1).reshape(units.shape[1], -1))
+            found.append(tensor_of_units(site, part, tensor))
     return found
+
+
+def tensor_of_units(site: ChannelSite, part: Slice, tensor: Tensor) -> Tensor:
+    """`[units, n]` what a slice's tensor holds of every unit."""
+    return tensor.movedim(part.dim, 0)[site.positions(part, tensor.shape[part.dim])].flatten(1)
 
 
 def _orders(given: Given, score: Callable[[ChannelSite, Mapping[str, Tensor]], Tensor]) -> dict[str, Tensor]:

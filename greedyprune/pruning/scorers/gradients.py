@@ -12,7 +12,7 @@ from torch import Tensor
 
 from greedyprune.pruning.kinds.channels import ChannelSite
 from greedyprune.pruning.labels import gradients_of
-from greedyprune.pruning.scorers.filters import ordered
+from greedyprune.pruning.scorers.filters import ordered, tensor_of_units
 from greedyprune.pruning.scorers.given import Given
 
 Size = Callable[[Tensor, Tensor], Tensor]  # from a weight and its gradient to what counts, of the same shape
@@ -56,8 +56,6 @@ def _writes(roles: tuple[str, ...], name: str, known: Collection[str]) -> bool:
 
 def _mean(site: ChannelSite, found: dict[str, Tensor]) -> Tensor:
     """`[units]` means of what was found for the weights that write each."""
-    parts = [
-        site.by_unit(part, found[part.name].cpu()) for part in site.slices if part.name in found and not part.output
-    ]
-    rows = [each.transpose(0, 1).flatten(1) for each in parts]  # [units, n]
+    parts = [part for part in site.slices if part.name in found and not part.output]
+    rows = [tensor_of_units(site, part, found[part.name].cpu()) for part in parts]
     return torch.cat(rows, 1).mean(1)

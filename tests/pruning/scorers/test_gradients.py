@@ -8,7 +8,7 @@ from greedyprune.answer import Answer
 from greedyprune.pruning import scorers
 from greedyprune.pruning.labels import gradients_of
 from greedyprune.pruning.scorers import gradients
-from greedyprune.pruning.scorers.filters import ordered
+from greedyprune.pruning.scorers.filters import ordered, tensor_of_units
 
 from ...helpers.engine import GRID, Subject, subject
 
@@ -28,7 +28,7 @@ def by_hand(one: Subject, batches: list, weighted: bool, labelled: bool) -> dict
     scores = {}
     for site in scorers.given(one.activations(one.batches(1)), one.sites).channel_sites:
         writers = [part for part in site.slices if part.name in sums and part.roles not in (("output",), ("sampling",))]
-        rows = [site.by_unit(part, sums[part.name]).transpose(0, 1).flatten(1) for part in writers]
+        rows = [tensor_of_units(site, part, sums[part.name]) for part in writers]
         scores[site.name] = torch.cat(rows, 1).mean(1)
     return scores
 
