@@ -61,10 +61,6 @@ def draw(rows: Sequence[Row], axis: Axis) -> Figure:
             own = sorted((row for row in rows if row.method == method), key=axis.value)
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6}
-                "color": COLOURS[number % len(COLOURS)],
-                "marker": MARKERS[number % len(MARKERS)],
-                "markersize": 6,
-            }
             x = [axis.value(row) for row in own]
             if any(row.retrained for row in own):
                 before = [row.pruned.accuracy["AP"] for row in own]
