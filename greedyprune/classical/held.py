@@ -68,8 +68,9 @@ def fold(model: Model) -> Model:
             continue
         # Not torch's remove_parametrizations: it takes the weight from the class, which copies of the module share.
         values = {name: (chain.original, chain().detach()) for name, chain in chains.items()}
+        plain = parametrize.type_before_parametrizations(module)
         del module.parametrizations
-        module.__class__ = parametrize.type_before_parametrizations(module)
+        module.__class__ = plain
         for name, (parameter, value) in values.items():
             parameter.data = value
             module.register_parameter(name, parameter)
