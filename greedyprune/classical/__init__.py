@@ -1,5 +1,6 @@
 """Classical pruning methods, one file each, on every family; and the rounds in which they alternate with training."""
 
+from greedyprune.classical.allocated import Allocated
 from greedyprune.classical.base import Method, Pruned, Subject
 from greedyprune.classical.filter_global import FilterGlobal
 from greedyprune.classical.filter_l1 import FilterL1
@@ -26,6 +27,7 @@ METHODS: dict[str, Method] = {
         SemiStructured(),
         Layers(),
         Layers("layers_least_damage", "layers of every stack, those that the answers miss least", looks=True),
+        Allocated(),
         Scored("basis", "the closed form: channels by `select`, readers solved again", "basis", refit=True),
         Scored("taylor", "channels by the loss's derivative in a gate", "taylor", labelled=True),
         Scored("taylor_unlabelled", "the same, the dense answer as the truth", "taylor_unlabelled"),

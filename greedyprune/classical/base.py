@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ class Subject:
         family: of the detector.
         model: the detector, in eval mode; it is not changed.
         batches: calibration images, with targets for scores that need labels; None: there are none.
+        scoring: other images, which tell the damage of cuts apart; None: the calibration images do.
         dense: the sites that amounts are shares of, where the model has lost some already; empty: its own.
         room: bytes of memory for cached activations.
         seed: of everything that is drawn.
@@ -33,6 +35,7 @@ class Subject:
     family: Family
     model: nn.Module
     batches: Batches | None = None
+    scoring: Batches | None = None
     dense: Sequence[Site] = ()
     room: int = 8 * 10**9
     seed: int = 0
@@ -66,11 +69,29 @@ class Subject:
         Raises:
             UserError: there are no calibration images.
         """
+        images = Activations(self.bench, self.batches, self.memory, last_only=False)
+        return scorers.given(images, self.sites, self.seed)
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The detector as changes are put on it.
+
+        Raises:
+            UserError: there are no calibration images.
+        """
         if self.batches is None or not len(self.batches):
             raise UserError("this method looks at images, and there are none; give a data set")
-        bench = Bench(self.family, self.model, self.sites, self.batches)
-        images = Activations(bench, self.batches, Room(self.room), last_only=False)
-        return scorers.given(images, self.sites, self.seed)
+        return Bench(self.family, self.model, self.sites, self.batches)
+
+    @cached_property
+    def memory(self) -> Room:
+        """The budget that all cached images share."""
+        return Room(self.room)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Measurements that do not depend on the amount, by name; methods keep them here."""
+        return {}
 
     @cached_property
     def answers(self) -> list[Answer]:

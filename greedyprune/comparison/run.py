@@ -28,6 +28,7 @@ from greedyprune.families import family_of
 from greedyprune.files import atomic_write
 from greedyprune.search.setup import MEND_BATCH, weights_hash
 
+SCORED = 64  # training images that tell damage apart
 PICTURES = 4  # images of a report
 DRAWN = 0.3  # lowest score of a box in it
 _PRUNED, _FINAL, _BEFORE, _FOUND = "pruned.safetensors", "model.safetensors", "pruned.json", "found.json"
@@ -74,8 +75,11 @@ class Comparison:
         self.num_workers = num_workers
         self.family = family_of(model)
         labelled = [image for image in data.train.image_ids if data.train.coco.imgToAnns.get(image)]
-        ids = subset_ids(labelled, options.calib_images, options.seed)
-        self.subject = Subject(self.family, model, DatasetBatches(data.train, ids, MEND_BATCH), seed=options.seed)
+        chosen = subset_ids(labelled, options.calib_images + SCORED, options.seed)
+        scored = subset_ids(chosen, min(SCORED, len(chosen) // 2), options.seed + 1)
+        calibration = sorted(set(chosen) - set(scored))
+        batches = [DatasetBatches(data.train, ids, MEND_BATCH) for ids in (calibration, scored)]
+        self.subject = Subject(self.family, model, *batches, seed=options.seed)
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the numbers, as JSON values; which arms there are does not."""

@@ -10,12 +10,13 @@ from greedyprune.evaluation.metrics import COCO
 from greedyprune.evaluation.nothing import NOTHING, doubt, why_nothing
 from greedyprune.pruning.damage import width_grid
 from greedyprune.pruning.watcher import Watcher
+from greedyprune.search.allocation import Facts
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases import PHASES, Ask, Phase, Story
 from greedyprune.search.phases.grow import GrowPhase
 from greedyprune.search.saving import Saving
-from greedyprune.search.workshop import Facts, Workshop
+from greedyprune.search.workshop import Workshop
 from greedyprune.sites import Change, Site
 from greedyprune.study.refusals import REMEDY
 from greedyprune.study.trial import Baseline, Trial, last_held

@@ -19,12 +19,13 @@ from greedyprune.pruning.bench import Activations, Bench, Room
 from greedyprune.pruning.cutter import Cutter
 from greedyprune.pruning.scorers import given
 from greedyprune.pruning.watcher import UNWATCHED, Watcher
+from greedyprune.search.allocation import Facts
 from greedyprune.search.cost import CostModel
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.latency import LatencyTable, measure_sites
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.saving import Saving
-from greedyprune.search.workshop import Facts, Material, Workshop
+from greedyprune.search.workshop import Material, Workshop
 from greedyprune.sites import AttentionSite, HiddenSite, Site
 
 MEND_BATCH = 8  # images in a step of mending, and of calibration
