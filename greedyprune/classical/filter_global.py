@@ -6,6 +6,7 @@ of its layer (`filter_global_max`). Both are rules of published code, which call
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lcm
 
 import torch
 from torch import Tensor, nn
@@ -78,4 +79,5 @@ class FilterGlobal(Method):
     def _rounded(self, site: HiddenSite, width: int) -> int:
         if width == site.full:
             return width
-        return min(site.full, max(site.least, self.multiple, round(width / self.multiple) * self.multiple))
+        step = lcm(self.multiple, site.grain)
+        return min(site.full, max(site.least, step, round(width / step) * step))
