@@ -5,9 +5,9 @@ from functools import cached_property
 
 from torch import Tensor
 
-from greedyprune.pruning.kinds import SiteCut, Trimmed, kind_of
+from greedyprune.pruning.kinds import SiteCut, kind_of
 from greedyprune.pruning.scorers import Given
-from greedyprune.sites import Change, HiddenSite, Site, Widths
+from greedyprune.sites import Change, HiddenSite, Site, Trimmed, Widths
 
 # From a site, its width and the tensors so far to its change.
 MakeChange = Callable[[Site, int, Mapping[str, Tensor]], Change]
