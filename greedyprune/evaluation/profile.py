@@ -109,7 +109,8 @@ class _MultiplyAdds(TorchFunctionMode):
             made = count(result, *args, **(kwargs or {}))
             self.total += made
             if count in (_linear, _convolution):
-                self.weights[id(args[1])] += made
+                weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+                self.weights[id(weight)] += made
         return result
 
 

@@ -5,9 +5,9 @@ from functools import cached_property
 
 from torch import Tensor
 
-from greedyprune.pruning.kinds import SiteCut, Trimmed, kind_of
+from greedyprune.pruning.kinds import SiteCut, kind_of
 from greedyprune.pruning.scorers import Given
-from greedyprune.sites import Change, HiddenSite, Site, Widths
+from greedyprune.sites import AttentionSite, Change, HiddenSite, Site, Trimmed, Widths
 
 # From a site, its width and the tensors so far to its change.
 MakeChange = Callable[[Site, int, Mapping[str, Tensor]], Change]
@@ -53,7 +53,9 @@ class Cutter:
 
 def touched(site: Site) -> set[str]:
     """The tensors that a change of a site may be made of, by name, some of which there may not be."""
-    readers = site.readers if isinstance(site, HiddenSite) else ()
+    readers = (
+        site.readers if isinstance(site, HiddenSite) else (site.reader,) if isinstance(site, AttentionSite) else ()
+    )
     names = {f"{reader.module}.bias" for reader in readers} | {f"{reader.norm}.running_mean" for reader in readers}
     return names | {part.name for part in site.slices}
 

@@ -182,7 +182,7 @@ class SearchOptions:
             return self.steps.query or site.step if site.queries else site.step
         if isinstance(site, HiddenSite):
             asked = {"ffn": self.steps.ffn, "mlp": self.steps.mlp, "conv": self.steps.conv}[site.sort]
-            return min(asked or site.step, site.full)
+            return min(-(-(asked or site.step) // site.grain) * site.grain, site.full)
         return site.step
 
     def growth(self, site: Site) -> GrowthOptions:

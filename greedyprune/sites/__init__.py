@@ -14,6 +14,7 @@ from greedyprune.sites.site import (
     Slice,
     Widths,
 )
+from greedyprune.sites.trimmed import Trimmed
 
 __all__ = [
     "AttentionSite",
@@ -28,6 +29,7 @@ __all__ = [
     "Setting",
     "Site",
     "Slice",
+    "Trimmed",
     "Widths",
     "installed",
     "put",

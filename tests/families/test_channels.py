@@ -159,7 +159,7 @@ def test_what_depends_on_the_size_is_tied_by_passes_of_several_sizes() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.first(x)
-            return self.last(x.reshape(len(x), 4, 2 * x.shape[2], x.shape[3]))
+            return self.last(x.reshape(len(x), x.shape[1] // 2, 2 * x.shape[2], x.shape[3]))
 
     model = Read().eval()
     sizes = [torch.zeros(1, 3, side, side) for side in (2, 3)]
@@ -188,3 +188,26 @@ def test_a_mask_of_positions_is_no_obstacle() -> None:
     model = Hidden().eval()
     found = convolution_sites(model, lambda: model(torch.zeros(1, 3, 8, 8)), part="x")
     assert units(found) == {"first": (8, 1)}
+
+
+class Numbered(nn.Module):
+    """A split whose sizes stand in its code, beside one that goes by the number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 8, 1), nn.Conv2d(8, 12, 1)
+        self.last = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.second(self.first(x).relu()).chunk(2, 1)
+        one, other = self.third(torch.cat((one, other), 1)).split([6, 6], 1)
+        return self.last(one * other)
+
+
+def test_numbers_in_the_code_keep_a_site_dense_and_the_others_are_found() -> None:
+    model = Numbered()
+    found = convolution_sites(model, lambda: model(torch.zeros(1, 3, 4, 4)), part="x")
+    assert units(found) == {"first": (12, 1), "second": (8, 2)}
+    assert found.unpruned["third"].startswith("has its number of channels in the model's code: split_with_sizes")
+    assert model.training
+    assert model.first.weight.shape == (12, 3, 1, 1)

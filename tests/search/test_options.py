@@ -165,3 +165,9 @@ def test_a_site_has_the_step_that_is_asked_for_of_its_kind_and_else_its_own() ->
     assert [own.step(site) for site in (attention, *hidden.values(), queries, layer, ratio)] == [8, 16, 16, 16, 5, 1, 2]
     assert [asked.step(site) for site in (attention, *hidden.values())] == [16, 8, 48, 4]
     assert [asked.step(site) for site in (queries, layer, ratio)] == [7, 1, 2]
+
+
+def test_steps_are_multiples_of_what_stays_together() -> None:
+    about = {"label": "", "part": "", "sort": "conv", "readers": (Reader("out"),)}
+    fours = HiddenSite(name="fours", full=64, grain=4, least=4, step=16, together=4, **about)
+    assert [SearchOptions(steps=Steps(conv=conv)).step(fours) for conv in (None, 6, 100)] == [16, 8, 64]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from greedyprune.families.channels.modules import rules_of
+from greedyprune.families.channels.narrow import fitting
 from greedyprune.families.channels.operators import OPERATORS
 from greedyprune.families.channels.tracer import STRANGER, Part, Tracer
 from greedyprune.sites import HiddenSite, Reader, Setting, Slice
@@ -46,20 +48,16 @@ def convolution_sites(
         weighted: see `HiddenSite.weighted`.
     """
     tracer = Tracer(model, rules_of(model), OPERATORS)
-    training = {module: module.training for module in model.modules()}
-    model.eval()  # no statistics of an image go into a norm
-    try:
+    with _evaluating(model):
         for forward in forwards:
             tracer.run(forward)
-    finally:
-        for module, before in training.items():
-            module.training = before
     roots = _roots(tracer)
     why = _reasons(tracer, roots)
     parts = list(tracer.parts.values())
     sites: list[HiddenSite] = []
     unpruned: dict[str, str] = {}
     unread: list[str] = []
+    writers: dict[str, list[str]] = {}
     groups = list(_groups(parts, roots, set(why)))
     names = Counter(group.writers[0] for group in groups if group.leaves)
     numbered: Counter[str] = Counter()
@@ -73,8 +71,24 @@ def convolution_sites(
         name = group.writers[0]
         numbered[name] += 1
         own = name if names[name] == 1 else f"{name}:{numbered[name]}"
+        writers[own] = group.writers
         sites.append(_site(tracer, group, own, part, step, weighted))
-    return Found(tuple(sites), {**dict.fromkeys(unread, "is read by nothing"), **unpruned})
+    with _evaluating(model):
+        fit, refused = fitting(model, sites, forwards[0])
+    unpruned |= {writer: refused[name] for name, own in writers.items() if name in refused for writer in own}
+    return Found(tuple(fit), {**dict.fromkeys(unread, "is read by nothing"), **unpruned})
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode: no statistics of an image go into a norm."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, before in training.items():
+            module.training = before
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from greedyprune.pruning.kinds.attention import AttentionKind
-from greedyprune.pruning.kinds.base import Kind, Meter, SiteCut, State, Trimmed
+from greedyprune.pruning.kinds.base import Kind, Meter, SiteCut, State
 from greedyprune.pruning.kinds.count import CountKind
 from greedyprune.pruning.kinds.hidden import HiddenKind
 from greedyprune.pruning.kinds.ratio import RatioKind
@@ -39,4 +39,4 @@ def kind_of(site: Site) -> Kind[Any]:
     return KINDS[type(site)]
 
 
-__all__ = ["KINDS", "Kind", "Meter", "SiteCut", "State", "Trimmed", "kind_of", "register"]
+__all__ = ["KINDS", "Kind", "Meter", "SiteCut", "State", "kind_of", "register"]

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from greedyprune.errors import UserError
@@ -16,32 +15,7 @@ if TYPE_CHECKING:
     from greedyprune.pruning.scorers.given import Given
 
 State = Mapping[str, Tensor]
-Dimension = tuple[str, int]  # a tensor's name, and the number of one of its dimensions
 AnySite = TypeVar("AnySite", bound=Site)
-
-
-class Trimmed(dict[str, Tensor]):
-    """Tensors by name, of whose dimensions cuts have left only a part.
-
-    Args:
-        tensors: as they are.
-        left: which of the dense positions are left, ascending; a dimension that is not named is whole.
-    """
-
-    def __init__(self, tensors: State, left: Mapping[Dimension, Tensor]) -> None:
-        super().__init__(tensors)
-        self.left = dict(left)
-
-    @classmethod
-    def of(cls, state: State, change: Change | None = None) -> "Trimmed":
-        """Tensors with a change put on them."""
-        left = state.left if isinstance(state, Trimmed) else {}
-        return cls({**state, **change.tensors}, {**left, **change.left}) if change else cls(state, left)
-
-    def positions(self, name: str, dim: int) -> Tensor:
-        """`[n]` int64, ascending: the dense positions that are left in a dimension."""
-        left = self.left.get((name, dim))
-        return torch.arange(self[name].shape[dim]) if left is None else left
 
 
 class SiteCut(Protocol):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.pruning.kinds.base import Dimension, State, Trimmed, check_numbers
+from greedyprune.pruning.kinds.base import State, check_numbers
 from greedyprune.pruning.kinds.readers import Constants, ReaderMoments, Resolved, folded, resolved
 from greedyprune.pruning.moments import HeadMoments
-from greedyprune.sites import Change, HiddenSite, Site
+from greedyprune.sites import Change, HiddenSite, Site, Trimmed
 from greedyprune.sites.site import AttentionSite, Setting
 
 ChannelSite = AttentionSite | HiddenSite
@@ -96,23 +96,13 @@ def sliced(site: ChannelSite, state: State, kept: Sequence[int]) -> Change:
     An attention whose softmax scale is that of its width gets the dense scale into the weights that make queries: they
     are multiplied by sqrt(slim width / dense width). A head that stays whole keeps its scale.
     """
-    now, pruned = Trimmed.of(state), site.pruned(kept)
-    scale = sqrt(len(kept) / site.full) if isinstance(site, AttentionSite) and _folds(site) else 1.0
-    tensors: dict[str, Tensor] = {}
-    left: dict[Dimension, Tensor] = {}
-    for part in site.slices:
-        tensor, there = now[part.name].detach(), now.positions(part.name, part.dim)
-        stays = ~torch.isin(there, site.positions(part, len(there))[pruned].flatten())
-        tensor = tensor.index_select(part.dim, torch.nonzero(stays).flatten().to(tensor.device))
-        if "query" in part.roles and scale != 1.0:
-            tensor.movedim(part.dim, 0).unflatten(0, (part.blocks, -1))[part.roles.index("query")] *= scale
-        now[part.name] = tensors[part.name] = tensor
-        now.left[part.name, part.dim] = left[part.name, part.dim] = there[stays]
-    settings = settings_of([each for each in site.settings if not each.tensor], len(kept))
-    for each in site.settings:
-        if each.tensor:
-            settings[each.module, each.attribute] = len(now[each.tensor]) // each.per
-    return Change({**tensors, **site.also}, settings, left=left)
+    change = Trimmed.of(state).cut(site, site.pruned(kept))
+    if isinstance(site, AttentionSite) and _folds(site) and len(kept) < site.full:
+        for part in site.slices:
+            if "query" in part.roles:
+                blocks = change.tensors[part.name].movedim(part.dim, 0).unflatten(0, (part.blocks, -1))
+                blocks[part.roles.index("query")] *= sqrt(len(kept) / site.full)
+    return Change({**change.tensors, **site.also}, change.settings, left=change.left)
 
 
 def _folds(site: AttentionSite) -> bool:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from greedyprune.pruning.kinds.base import State, Trimmed
+from greedyprune.pruning.kinds.base import State
 from greedyprune.pruning.moments import Moments
 from greedyprune.pruning.refit import refit
 from greedyprune.pruning.sensitivity import channel_metric
-from greedyprune.sites import Reader
+from greedyprune.sites import Reader, Trimmed
 
 Constants = Mapping[str, Tensor]  # by the reader's module; see `folded`
 
