@@ -15,7 +15,7 @@ from greedyprune.errors import UserError
 from greedyprune.families import family_of
 from greedyprune.files import file_hash
 from greedyprune.models import Detector, load_model, read_checkpoint
-from greedyprune.models.published import search_masks
+from greedyprune.models.importing.published import search_masks
 from greedyprune.pruning.kept import kept_by_magnitude, kept_from_masks
 from greedyprune.pruning.transplant import transplant
 from greedyprune.ranges import COUNT_OR_NONE, SHARE
