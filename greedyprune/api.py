@@ -23,7 +23,7 @@ from greedyprune.pruning.bench import NOTHING
 from greedyprune.pruning.watcher import Unwatched
 from greedyprune.report.front import Front
 from greedyprune.report.result import SitesCost, Spent, Summary
-from greedyprune.search.options import SearchOptions
+from greedyprune.search.options import LATER, SearchOptions
 from greedyprune.search.phases import SCHEDULES
 from greedyprune.search.search import Display, Search, best_trial, change_of, check_budget, check_trials
 from greedyprune.search.setup import Chosen, Resources, open_workshop, searched_sites, settings_of, weights_hash
@@ -170,7 +170,7 @@ def prune(
     name = f"prune-{options.schedule}" if study is None else study
     device = next(module.parameters()).device
     with (
-        Study.open(str(db), name, settings, ranges=ranges, command=command) as state,
+        Study.open(str(db), name, settings, ranges=ranges, command=command, later=LATER) as state,
         autocast(device, options.amp, in_place=True),
     ):
         shown = display or _Silence()
@@ -301,6 +301,7 @@ def _summary(
                 seed=options.seed,
                 batch_size=options.batch_size,
                 amp=options.amp,
+                metric=options.metric,
             )
         )
     return Summary(

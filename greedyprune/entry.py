@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train", "fine-tune, with a teacher if you like, or train from scratch"),
     "eval": ("eval", "COCO numbers, parameters, multiply-adds, latency, pictures"),
     "import-hf": ("import_hf", "a HuggingFace DAB-DETR or Deformable DETR as a checkpoint"),
+    "convert": ("convert", "KITTI, Pascal VOC or YOLO data to COCO's layout, or back"),
     "shapes": ("make_shapes", "write the synthetic data set, of any size"),
     "pretrain": ("pretrain_backbone", "a head start for a backbone without ImageNet weights"),
     "ops": ("ops", "which implementation of deformable attention runs, and why"),

@@ -115,6 +115,21 @@ def test_a_family_of_its_own_is_pruned_saved_and_loaded(
     ).accuracy["AP"] == pytest.approx(result.summary.slim.accuracy["AP"])
 
 
+def test_a_search_holds_the_metric_that_is_asked_for_and_no_other_goes_on_with_it(
+    family: GridFamily, model: GridDetector, data: Path, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, metric="voc10", rounds=0, mend=MendOptions(steps=0))
+    result = searched(model, data, tmp_path / "prune.db", options)
+    images = open_split(data, "val", family.classes(model), eval_transform(64, 64))
+    dense = greedyprune.evaluate(model, images, latency_runs=0, metric="voc10")
+    coco = greedyprune.evaluate(model, images, latency_runs=0)
+    assert result.baseline.full_map == pytest.approx(dense.accuracy["AP"], abs=0.02)  # rounding may move a box
+    assert abs(result.baseline.full_map - coco.accuracy["AP"]) > 0.1
+    assert result.summary.dense.metric == "voc10"
+    with pytest.raises(UserError, match="other settings: metric was voc10, now coco"):
+        searched(model, data, tmp_path / "prune.db", replace(options, metric="coco"))
+
+
 @pytest.mark.parametrize(("options", "last"), [(OPTIONS, "move"), (WITHIN, "mend")])
 def test_a_search_that_is_killed_after_any_trial_goes_on_to_the_same_result(
     options: SearchOptions, last: str, model: GridDetector, data: Path, tmp_path: Path

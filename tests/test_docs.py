@@ -16,6 +16,7 @@ from greedyprune.cli import DEMO_MODEL, open_model
 from greedyprune.commands import (
     bench_scorers,
     bench_search,
+    convert,
     eval,
     import_hf,
     pretrain_backbone,
@@ -35,7 +36,7 @@ PARSE = {
     "train": train._parse,
     **{
         tool.__name__.rsplit(".")[-1]: tool.parser().parse_args
-        for tool in (bench_scorers, bench_search, eval, import_hf)
+        for tool in (bench_scorers, bench_search, convert, eval, import_hf)
     },
     **{tool.__name__.rsplit(".")[-1]: tool.parser().parse_args for tool in (pretrain_backbone, transplant)},
 }

@@ -16,6 +16,7 @@ from greedyprune.commands.datasets import open_dataset
 from greedyprune.data.coco import CocoDetection
 from greedyprune.evaluation.draw import draw_pairs
 from greedyprune.evaluation.evaluate import EvalResult, evaluate, subset_ids
+from greedyprune.evaluation.metrics import COCO, METRICS
 from greedyprune.evaluation.nothing import NOTHING, doubt, why_nothing
 from greedyprune.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE
 from greedyprune.report.progress import progress_bar
@@ -26,8 +27,8 @@ from greedyprune.text import file_path
 def parser() -> argparse.ArgumentParser:
     """The options of `tools/eval.py`."""
     parser = Parser(
-        "Evaluate a detector: the twelve COCO numbers (pycocotools), the AP of every class, and parameters, "
-        "multiply-adds and latency of the model and of its Transformer alone."
+        "Evaluate a detector: the twelve COCO numbers (pycocotools) or another metric's, the AP of every class, and "
+        "parameters, multiply-adds and latency of the model and of its Transformer alone."
     )
     add_model_arguments(parser)
     parser.add_argument(
@@ -38,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
     add_data_arguments(parser)
     add_device_arguments(parser)
     group = parser.add_argument_group("evaluation")
+    group.add_argument(
+        "--metric",
+        choices=tuple(METRICS),
+        default=COCO,
+        help="coco; VOC's AP of 2007 (11 points) or 2010 (area) at an overlap of 0.5; KITTI's levels of 2D boxes",
+    )
     group.add_argument("--split", choices=("val", "train"), default="val", help="images to evaluate on")
     group.add_argument(
         "--eval_images", type=COUNT_OR_NONE.parse, default=0, metavar="N", help="evaluate on N of them only; 0: all"
@@ -76,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_workers=args.num_workers,
         amp=args.amp,
         latency_runs=args.latency_runs,
+        metric=args.metric,
         progress=progress_bar("evaluate"),
     )
     _tell_doubts(args, dataset, result)
@@ -94,7 +102,7 @@ def _tell_doubts(args: argparse.Namespace, dataset: CocoDetection, result: EvalR
     """What speaks against model and data belonging together, on stderr."""
     chosen, ap = subset_ids(dataset.image_ids, args.eval_images, args.seed), result.accuracy["AP"]
     assert result.detections is not None
-    told = doubt(dataset.coco, chosen, result.detections, ap)
+    told = doubt(dataset.coco, chosen, result.detections, ap if result.metric == COCO else None)
     if ap < NOTHING:
         told = f"nothing is found: {why_nothing(dataset.coco, chosen, result.detections)}"
     if told:

@@ -9,9 +9,9 @@ from greedyprune.cli import Parser
 from greedyprune.errors import UserError
 from greedyprune.models import read_checkpoint, save_checkpoint
 from greedyprune.models.checkpoint import open_detector
-from greedyprune.models.huggingface import convert_huggingface, huggingface_info
-from greedyprune.models.huggingface_config import Config
-from greedyprune.models.huggingface_deformable import convert_deformable
+from greedyprune.models.importing.config import Config
+from greedyprune.models.importing.huggingface import convert_huggingface, huggingface_info
+from greedyprune.models.importing.huggingface_deformable import convert_deformable
 from greedyprune.models.registry import model_name
 from greedyprune.text import file_path, plain_text
 
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     state, about, _ = read_checkpoint(weights, args.key)
     if about:
         raise UserError(f"{weights} is a checkpoint of this project, which every tool reads as it is")
-    options, converted = IMPORTS[kind](state, config)
+    options, widths, converted = IMPORTS[kind](state, config)
     info = huggingface_info(config, preprocessor, options.num_classes)
-    model = open_detector(options, None, info, converted, "the HuggingFace model")
+    model = open_detector(options, widths, info, converted, "the HuggingFace model")
     try:
         save_checkpoint(model, output)
     except OSError as error:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from greedyprune.cli import Parser
-from greedyprune.data.shapes_coco import SPLITS, SplitSummary, make_shapes, summarize
+from greedyprune.data.folders import SPLITS
+from greedyprune.data.shapes_coco import make_shapes
+from greedyprune.data.summary import summarize
 from greedyprune.ranges import IMAGES, PROCESSES, SEED, processors
 from greedyprune.text import file_path
 
@@ -21,14 +23,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folder = make_shapes(args.folder, args.train_images, args.val_images, args.seed, args.workers)
     for split in SPLITS:
-        _report(split, summarize(folder, split))
+        print(*summarize(folder, split).lines(split), sep="\n")
     print(f"written to {folder}")
     return 0
-
-
-def _report(split: str, found: SplitSummary) -> None:
-    sizes = ", ".join(f"{share:.0%} {name}" for name, share in found.sizes.items())
-    classes = ", ".join(f"{name} {count}" for name, count in found.classes.items())
-    print(f"{split}: {found.images} images ({found.empty} empty), {found.objects} objects, {found.crowds} crowds")
-    print(f"  sizes: {sizes}")
-    print(f"  classes: {classes}")

@@ -14,6 +14,7 @@ from greedyprune.commands.prune_needs import Call, check_needs
 from greedyprune.commands.prune_options import parser, search_options
 from greedyprune.entry import again, tool
 from greedyprune.errors import UserError
+from greedyprune.evaluation.metrics import COCO, METRICS
 from greedyprune.families import family_of, kinds
 from greedyprune.report.console import duration, open_console
 from greedyprune.report.display import SearchDisplay
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None, schedule: str = "global") -> int:
 def _draw(args: argparse.Namespace, options: SearchOptions, result: api.Result) -> None:
     if not options.published:
         target = (1 - options.map_tol) * result.baseline.full_map if options.budget is None else None
-        write_front(result.front, args.output_dir / "pareto.png", target)
+        title = "" if options.metric == COCO else METRICS[options.metric].title
+        write_front(result.front, args.output_dir / "pareto.png", target, title)
 
 
 def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site], result: api.Result) -> None:
@@ -100,6 +102,7 @@ def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site
     teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(str(args.resume))}"
     teacher += "" if args.key is None else f" --teacher_key {shlex.quote(args.key)}"
     print(f"    {tool('train')} {resume} --teacher{teacher}")
-    print(f"    {tool('eval')} {resume}")
+    metric = "" if options.metric == COCO else f" --metric {options.metric}"
+    print(f"    {tool('eval')} {resume}{metric}")
     print("--cfgs")
     print(json.dumps(summary.cfgs))

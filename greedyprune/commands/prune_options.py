@@ -35,7 +35,7 @@ def parser(schedule: str) -> argparse.ArgumentParser:
     )
     add_model_arguments(parser)
     group = parser.add_argument_group("what is asked for")
-    add_flags(group, SearchOptions, only=("map_tol",), unset=True)
+    add_flags(group, SearchOptions, only=("map_tol", "metric"), unset=True)
     names = _NAMES | {name: each.label for name, each in COUNTED.items()}
     for cost in COSTS:
         group.add_argument(

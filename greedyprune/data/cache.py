@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from greedyprune.data.folders import remove_unfinished
 from greedyprune.data.shapes import VERSION
-from greedyprune.data.shapes_coco import make_shapes, remove_unfinished
+from greedyprune.data.shapes_coco import make_shapes
 from greedyprune.errors import UserError
 
 if sys.platform != "win32":

@@ -30,8 +30,8 @@ class CocoDetection(Dataset[Item]):
     - `image_id`: int.
     - `size`: int64 `[2]`, height and width of the original image.
     - `labels`: int64 `[n]`, places in `category_ids`.
-    - `boxes`: float32 `[n, 4]` cxcywh in 0..1 of the image after the transform. Crowds are left out, boxes are clipped
-      to the image, and those without area are left out.
+    - `boxes`: float32 `[n, 4]` cxcywh in 0..1 of the image after the transform. Crowds and difficult objects are left
+      out, boxes are clipped to the image, and those without area are left out.
 
     Args:
         root: folder with `train2017`, `val2017` and `annotations`.
@@ -95,7 +95,7 @@ class CocoDetection(Dataset[Item]):
                         f"{path}: annotation {annotation['id']} is of category {category} "
                         f"({self.coco.cats[category]['name']}), which is none of the {len(labels)} that are asked for"
                     )
-                if not annotation["iscrowd"]:
+                if not annotation["iscrowd"] and not annotation.get("difficult"):
                     rows.append(annotation["bbox"])
                     label_rows.append(labels[category])
             ends.append(len(rows))

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from greedyprune.errors import UserError
-from greedyprune.ranges import AMOUNT, COUNT, Range, shortened
+from greedyprune.ranges import AMOUNT, COUNT, FINITE, Range, shortened
 
+TRUNCATED = Range(float, -1, 1)  # share outside of the image; -1: not known
+OCCLUDED = Range(int, -1, 3)  # 0 visible, 1 partly, 2 largely hidden, 3 or -1: not known
 _INT64 = Range(int, -(2**63), 2**63 - 1)
 _ANY_WHOLE = Range(int, -math.inf)
 _PIXELS = Range(float, -(2.0**31), 2.0**31)  # no image has more, and areas stay far from infinity
@@ -59,6 +61,18 @@ def _crowd(value: Any) -> Any:
     return int(value) if isinstance(value, (int, float)) and value in (0, 1) else None
 
 
+def _degree(allowed: Range) -> Callable[[Any], Any]:
+    """A number that some writers give as false or true."""
+    return lambda value: int(value) if isinstance(value, bool) else value if allowed.holds(value) else None
+
+
+def _numbers(count: int) -> Callable[[Any], Any]:
+    """A list of so many finite numbers."""
+    return lambda value: (
+        value if isinstance(value, list) and len(value) == count and all(map(FINITE.holds, value)) else None
+    )
+
+
 def _file_name(value: Any) -> Any:
     """A path that stays in the folder of the images, as far as its text tells."""
     if not isinstance(value, str) or "\0" in value or os.path.isabs(value):
@@ -97,6 +111,17 @@ ANNOTATION = {
     "area": Field(lambda value: value if AMOUNT.holds(value) else None, str(AMOUNT), needed=False),
     "iscrowd": Field(_crowd, "0 or 1", needed=False),
     "segmentation": Field(_is(list, dict), "polygons or a run-length code", needed=False),
+    # Of Pascal VOC and KITTI; docs/DATA.md says who reads them.
+    "difficult": Field(_crowd, "0 or 1", needed=False),
+    "truncated": Field(_degree(TRUNCATED), str(TRUNCATED), needed=False),
+    "occluded": Field(_degree(OCCLUDED), str(OCCLUDED), needed=False),
+    "height": Field(lambda value: value if AMOUNT.holds(value) else None, str(AMOUNT), needed=False),
+    "type": Field(_is(str), "text", needed=False),
+    "pose": Field(_is(str), "text", needed=False),
+    "alpha": Field(lambda value: value if FINITE.holds(value) else None, str(FINITE), needed=False),
+    "dimensions": Field(_numbers(3), "three finite numbers", needed=False),
+    "location": Field(_numbers(3), "three finite numbers", needed=False),
+    "rotation_y": Field(lambda value: value if FINITE.holds(value) else None, str(FINITE), needed=False),
 }
 FILE = {
     "images": Field(_is(list), "a list"),

@@ -2,6 +2,8 @@
 
 import errno
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,11 +73,35 @@ def read_image(path: Path, size: tuple[int, int], what: str) -> Pixels:
         ImageError: the file is missing, is no image or a broken one, has another size, or pixels of unknown range.
         OSError: there are no more files or memory to be had.
     """
+    with _opened(path, what) as file:
+        return _decode(file, size, what)
+
+
+def upright_size(path: Path, what: str) -> tuple[int, int]:
+    """Height and width of an image as it is seen; its pixels are not decoded.
+
+    Args:
+        path: the file.
+        what: names the image; begins every message.
+
+    Raises:
+        ImageError: the file is missing or no image.
+        OSError: there are no more files or memory to be had.
+    """
+    with _opened(path, what) as file:
+        swapped = exif_orientation(file) > 4 and not isinstance(file, TiffImageFile)  # which Pillow turns
+        width, height = file.size
+        return (width, height) if swapped else (height, width)
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[Image.Image]:
+    """An image file; whatever goes wrong with it is an ImageError."""
     try:
         if kind := irregular(path):
             raise ImageError(f"{what} cannot be read: it is {kind}; replace it or remove it from the annotations")
         with Image.open(path) as file:
-            return _decode(file, size, what)
+            yield file
     except FileNotFoundError:
         raise ImageError(f"{what} is listed in the annotations, but there is no such file") from None
     except (ImageError, MemoryError):

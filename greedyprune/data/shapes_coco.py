@@ -3,17 +3,13 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,16 +18,14 @@ import numpy as np
 from pycocotools import mask as rle
 from tqdm import tqdm
 
+from greedyprune.data.folders import SPLITS, annotation_file, new_folder
 from greedyprune.data.shapes import CATEGORIES, draw_scene
 from greedyprune.errors import UserError
 from greedyprune.failures import not_started
-from greedyprune.files import naming
 from greedyprune.processes import answer, starting
 from greedyprune.ranges import IMAGES, PROCESSES, SEED, processors
 
-SPLITS = ("train", "val")
 CHUNK = 25  # images that a worker draws at once
-SMALL, LARGE = 32**2, 96**2  # areas where COCO's small objects end and its large ones begin
 
 Drawn = tuple[dict[str, Any], list[dict[str, Any]]]
 
@@ -67,73 +61,9 @@ def make_shapes(
     ):
         allowed.check(value, name)
     folder = Path(folder).resolve()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give a folder that is not there yet, or an empty one")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; give a folder that is not there yet, or an empty one")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Drawn beside the folder and renamed to it, so that what an interruption leaves is never taken for a whole set.
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with naming(folder):
-            _write(unfinished, (train_images, val_images), seed, workers)
-        umask = os.umask(0)
-        os.umask(umask)
-        unfinished.chmod(0o777 & ~umask)  # mkdtemp makes folders that only their owner can read
-        unfinished.replace(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    with new_folder(folder) as unfinished:
+        _write(unfinished, (train_images, val_images), seed, workers)
     return folder
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed runs of `make_shapes` for this folder left beside it; only while none is running."""
-    for unfinished in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """What a split holds.
-
-    Attributes:
-        images: all of them.
-        empty: images without any annotation.
-        crowds: annotations of crowds.
-        objects: single objects.
-        classes: single objects by class name.
-        sizes: share of small, medium and large ones among the single objects.
-    """
-
-    images: int
-    empty: int
-    crowds: int
-    objects: int
-    classes: dict[str, int]
-    sizes: dict[str, float]
-
-
-def summarize(folder: Path, split: str) -> SplitSummary:
-    """Count what a written set holds."""
-    data = json.loads(_annotation_file(folder, split).read_bytes())
-    single = [annotation for annotation in data["annotations"] if not annotation["iscrowd"]]
-    counts = Counter(annotation["category_id"] for annotation in single)
-    areas = np.array([annotation["area"] for annotation in single])
-    small, large = (areas < SMALL).sum(), (areas >= LARGE).sum()
-    sizes = {"small": small, "medium": len(areas) - small - large, "large": large}
-    return SplitSummary(
-        images=len(data["images"]),
-        empty=len(data["images"]) - len({annotation["image_id"] for annotation in data["annotations"]}),
-        crowds=len(data["annotations"]) - len(single),
-        objects=len(single),
-        classes={category["name"]: counts[category["id"]] for category in data["categories"]},
-        sizes={name: float(count / max(len(areas), 1)) for name, count in sizes.items()},
-    )
-
-
-def _annotation_file(folder: Path, split: str) -> Path:
-    return folder / "annotations" / f"instances_{split}2017.json"
 
 
 def _write(folder: Path, images: tuple[int, int], seed: int, workers: int) -> None:
@@ -152,7 +82,7 @@ def _write(folder: Path, images: tuple[int, int], seed: int, workers: int) -> No
             progress.add(len(numbers))
     (folder / "annotations").mkdir()
     for split in SPLITS:
-        _annotation_file(folder, split).write_text(json.dumps(_annotations(drawn[split])))
+        annotation_file(folder, split).write_text(json.dumps(_annotations(drawn[split])))
 
 
 def _draw_all(folder: Path, seed: int, chunks: list[tuple[str, range]], workers: int) -> Iterator[list[Drawn]]:

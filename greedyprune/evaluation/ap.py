@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from greedyprune.errors import UserError
+from greedyprune.evaluation.accuracy import mean_known, unique_names
 from greedyprune.evaluation.detections import Found, as_detections
 from greedyprune.evaluation.vectorized import IOU_THRESHOLDS, CocoEvaluator
 
@@ -117,25 +117,7 @@ def _summary(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
     return numbers
 
 
-def mean_known(values: np.ndarray) -> float:
-    """The mean of the values that are not -1; -1 where there are none."""
-    known = values[values > -1]
-    return float(known.mean()) if len(known) else -1.0
-
-
 def _per_class(coco: Any, precision: np.ndarray) -> dict[str, float]:
     ids = sorted(coco.getCatIds())
     names = unique_names(coco.loadCats(ids))
     return {name: mean_known(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
-
-
-def unique_names(categories: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The categories' names; where several have the same, each of these is followed by its id."""
-    categories = list(categories)
-    names = [str(category.get("name", category["id"])) for category in categories]
-    while shared := {name for name, times in Counter(names).items() if times > 1}:
-        names = [
-            f"{name} ({category['id']})" if name in shared else name
-            for name, category in zip(names, categories, strict=True)
-        ]
-    return names

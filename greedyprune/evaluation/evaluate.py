@@ -13,7 +13,7 @@ from greedyprune.classes import map_labels
 from greedyprune.data.coco import CocoDetection
 from greedyprune.data.loader import make_loader
 from greedyprune.errors import UserError
-from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
+from greedyprune.evaluation.metrics import COCO, metric_of
 from greedyprune.evaluation.predict import AMP_DTYPES, predict_detections
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters, measure_latency
 from greedyprune.evaluation.result import Costs, EvalResult
@@ -49,6 +49,7 @@ def evaluate(
     amp: str | None = None,
     latency_runs: int = 20,
     backend: str = "auto",
+    metric: str = COCO,
     progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
 ) -> EvalResult:
     """Evaluate a detector on the device where it is, as it is `deployed`.
@@ -62,15 +63,18 @@ def evaluate(
         num_workers: processes that decode images.
         amp: None, `bf16` or `fp16`.
         latency_runs: timed forward passes; 0: latency is not measured.
-        backend: see `coco_ap`.
+        backend: see `coco_ap`; of the metric `coco` alone.
+        metric: one of `METRICS`: `coco`, `voc07`, `voc10`, `kitti`.
         progress: wraps the loader, to show a bar.
 
     Raises:
-        UserError: the data set has no images, one of them cannot be read, or it has objects of classes that the model
-            lacks.
+        UserError: the data set has no images, one of them cannot be read, it has objects of classes that the model
+            lacks, or it has none of the classes that the metric is of.
     """
+    judge = metric_of(metric)
     family, device = family_of(model), next(model.parameters()).device
     chosen = subset_ids(dataset.image_ids, images, seed)
+    judge.evaluator(dataset.coco, chosen)  # refuses data that it cannot judge before hours of work
     size = typical_size(dataset, chosen)
     place = {image: index for index, image in enumerate(dataset.image_ids)}
     subset = Subset(dataset, [place[image] for image in chosen])
@@ -82,10 +86,10 @@ def evaluate(
     params, flops = count_parameters(family, model), count_flops(family, fast, size)
     latency = measure_latency(family, fast, size, runs=latency_runs, amp=amp) if latency_runs else {}
     costs = {label: Costs(params[label], flops[label], latency.get(label)) for label in params}
-    accuracy = coco_ap(dataset.coco, found, chosen, backend)
+    accuracy = judge.accuracy(dataset.coco, chosen, found, backend)
     return EvalResult(
-        accuracy={name: accuracy[name] for name in (*AP_NAMES, *AR_NAMES)},
-        per_class=accuracy["per_class"],
+        accuracy=accuracy.scores,
+        per_class=accuracy.per_class,
         cost=costs.pop(WHOLE),
         parts=costs,
         device=describe_device(device),
@@ -94,6 +98,8 @@ def evaluate(
         images=len(chosen),
         image_seed=seed if len(chosen) < len(dataset.image_ids) else None,
         image_size=size,
+        metric=metric,
+        class_scores=accuracy.class_scores,
         detections=found,
     )
 

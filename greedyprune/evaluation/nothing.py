@@ -59,15 +59,17 @@ def why_nothing(coco: Any, image_ids: Sequence[int], found: Detections) -> str:
     )
 
 
-def doubt(coco: Any, image_ids: Sequence[int], found: Detections, ap: float) -> str | None:
+def doubt(coco: Any, image_ids: Sequence[int], found: Detections, ap: float | None) -> str | None:
     """Why an AP may be that of a detector of other classes; None: nothing says so.
 
     Args:
         coco: a pycocotools COCO with the ground truth.
         image_ids: the images that count.
         found: detections on them.
-        ap: theirs.
+        ap: theirs by COCO's metric; None: it is measured.
     """
+    if ap is None:
+        ap = CocoEvaluator(coco, image_ids).ap(found)
     if ap > 0.1:
         return None
     boxes = _ap_of_boxes(coco, image_ids, found)

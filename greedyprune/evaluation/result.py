@@ -6,8 +6,8 @@ from typing import Any
 
 from greedyprune.entries import Entries
 from greedyprune.errors import UserError
-from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES
 from greedyprune.evaluation.detections import Detections
+from greedyprune.evaluation.metrics import COCO, METRICS
 from greedyprune.evaluation.profile import Latency
 from greedyprune.ranges import AMOUNT, COUNT, COUNT_OR_NONE, PIXELS, SEED, Range
 
@@ -34,7 +34,7 @@ class EvalResult:
     """What an evaluation measured, and on what.
 
     Attributes:
-        accuracy: the twelve COCO numbers by their names (`AP_NAMES`, `AR_NAMES`); -1 where nothing counts.
+        accuracy: the metric's numbers by their names, of COCO's the twelve; -1 where nothing counts.
         per_class: category name -> AP.
         cost: of the whole detector.
         parts: label of a measured part -> its cost.
@@ -44,6 +44,8 @@ class EvalResult:
         images: number of images evaluated.
         image_seed: seed that chose them; None: they are all of the data set's.
         image_size: height and width, in pixels, for which multiply-adds and latency hold.
+        metric: what `accuracy` is counted by; see `METRICS`.
+        class_scores: category name -> the metric's other numbers of that class, where it has several.
         detections: what the model answered; None where the result was read from JSON.
     """
 
@@ -57,6 +59,8 @@ class EvalResult:
     images: int
     image_seed: int | None
     image_size: tuple[int, int]
+    metric: str = COCO
+    class_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     detections: Detections | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,8 +76,14 @@ class EvalResult:
             for each in fields(Latency)
         }
         return {
+            "metric": self.metric,
             **self.accuracy,
             "per_class": dict(self.per_class),
+            **(
+                {"class_scores": {name: dict(of) for name, of in self.class_scores.items()}}
+                if self.class_scores
+                else {}
+            ),
             **{f"{prefix}{kind}": getattr(cost, kind) for prefix, cost in costs for kind in ("params", "flops")},
             "parts": list(self.parts),
             "latency_ms": latency or None,
@@ -99,12 +109,16 @@ class EvalResult:
         told = Entries(value, place)
         parts = told.texts("parts")
         size = told.entry("image_size", list)
+        metric = told.entry("metric", str) if "metric" in told.value else COCO  # results of 0.1.0 do not say so
+        if metric not in METRICS:
+            raise UserError(f"{place}: metric is {metric!r}, it must be one of {', '.join(METRICS)}")
+        classes = Entries(told.value.get("class_scores", {}), f"{place}: class_scores")
         if len(size) != 2:
             raise UserError(f"{place}: image_size is {size!r}, it must be a height and a width")
         for each in size:
             PIXELS.check(each, f"{place}: image_size")
         return cls(
-            accuracy={name: told.number(name, SCORE) for name in (*AP_NAMES, *AR_NAMES)},
+            accuracy={name: told.number(name, SCORE) for name in METRICS[metric].names},
             per_class=Entries(told.entry("per_class", dict), f"{place}: per_class").numbers(SCORE),
             cost=_costs(told, "", place),
             parts={label: _costs(told, _prefix(label), place) for label in parts},
@@ -114,6 +128,10 @@ class EvalResult:
             images=told.whole("images", COUNT),
             image_seed=told.whole("image_seed", SEED) if told.entry("image_seed", object) is not None else None,
             image_size=(size[0], size[1]),
+            metric=metric,
+            class_scores={
+                name: Entries(of, f"{classes.place}: {name}").numbers(SCORE) for name, of in classes.value.items()
+            },
         )
 
 

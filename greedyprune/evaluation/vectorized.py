@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from greedyprune.evaluation.cells import Cells
 from greedyprune.evaluation.detections import Found, as_detections
 
 # pycocotools.cocoeval.Params, written out: its thresholds come from the same calls.
@@ -28,20 +29,9 @@ class CocoEvaluator:
     """
 
     def __init__(self, coco: Any, image_ids: Sequence[int]) -> None:
-        self.image_ids = np.unique(np.asarray(image_ids, dtype=np.int64))
-        self.category_ids = np.array(sorted(coco.getCatIds()), dtype=np.int64)
-        truths = [truth for image in self.image_ids.tolist() for truth in coco.imgToAnns.get(image, ())]
-        cells, known = self._cells(
-            np.array([truth["image_id"] for truth in truths], dtype=np.int64),
-            np.array([truth["category_id"] for truth in truths], dtype=np.int64),
-        )
-        order = np.flatnonzero(known)[np.argsort(cells[known], kind="stable")]
-        self._cell = cells[order]
-        self._box = np.array([truth["bbox"] for truth in truths], dtype=np.float64).reshape(-1, 4)[order]
-        self._area = np.array([truth["area"] for truth in truths], dtype=np.float64)[order]
-        self._crowd = np.array([bool(int(truth.get("iscrowd", 0))) for truth in truths], dtype=bool)[order]
-        self._count = np.bincount(self._cell, minlength=len(self.image_ids) * len(self.category_ids))
-        self._first = np.cumsum(self._count) - self._count
+        self._cells = cells = Cells(coco, image_ids)
+        self._box, self._crowd = cells.box, cells.crowd
+        self._area = np.array([truth["area"] for truth in cells.truths], dtype=np.float64)
 
     def ap(self, found: Found) -> float:
         """COCO's AP: the mean over IoU 0.50:0.95, all areas, at most 100 detections per image and category.
@@ -63,7 +53,7 @@ class CocoEvaluator:
             limits: M numbers of best detections per image and category, rising.
         """
         detections = as_detections(found)
-        cell, known = self._cells(detections.image_ids, detections.category_ids)
+        cell, known = self._cells.numbers(detections.image_ids, detections.category_ids)
         cell, box, score = cell[known], detections.boxes[known], detections.scores[known]
         order = np.lexsort((-score, cell))
         cell, box, score = cell[order], box[order], score[order]
@@ -77,7 +67,7 @@ class CocoEvaluator:
         true = np.ascontiguousarray((matched & ~set_aside).transpose(2, 1, 0))  # [A, T, D]
         false = np.ascontiguousarray(~(matched | set_aside).transpose(2, 1, 0))
 
-        kinds, thresholds = len(self.category_ids), len(IOU_THRESHOLDS)
+        kinds, thresholds = len(self._cells.category_ids), len(IOU_THRESHOLDS)
         shape = (kinds, len(areas), len(limits))
         precision = -np.ones((thresholds, len(RECALL_THRESHOLDS), *shape))
         recall = -np.ones((thresholds, *shape))
@@ -85,7 +75,7 @@ class CocoEvaluator:
         order = np.lexsort((-score, category))
         ends = np.searchsorted(category[order], np.arange(kinds + 1))
         for k in range(kinds):
-            positives = (~ignored[self._cell % kinds == k]).sum(0)  # [A]
+            positives = (~ignored[self._cells.cell % kinds == k]).sum(0)  # [A]
             best_first = order[ends[k] : ends[k + 1]]
             for m, limit in enumerate(limits):
                 rows = best_first[rank[best_first] < limit]
@@ -94,20 +84,9 @@ class CocoEvaluator:
                     precision[:, :, k, a, m], recall[:, k, a, m] = curve
         return precision, recall
 
-    def _cells(self, image_ids: np.ndarray, category_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The number of each (image, category) pair, and whether it is one that counts."""
-        if not len(self.image_ids) or not len(self.category_ids):
-            return np.zeros(len(image_ids), dtype=np.int64), np.zeros(len(image_ids), dtype=bool)
-        image = np.searchsorted(self.image_ids, image_ids).clip(max=len(self.image_ids) - 1)
-        category = np.searchsorted(self.category_ids, category_ids).clip(max=len(self.category_ids) - 1)
-        known = (self.image_ids[image] == image_ids) & (self.category_ids[category] == category_ids)
-        return image * len(self.category_ids) + category, known
-
     def _overlaps(self, cell: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs of a detection and a ground truth of its cell that may match: their positions, and their IoU."""
-        count = self._count[cell]
-        detection = np.repeat(np.arange(len(cell)), count)
-        truth = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count - self._first[cell], count)
+        detection, truth = self._cells.pairs(cell)
         a, b = box[detection], self._box[truth]
         size = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
         overlap, area = size[:, 0] * size[:, 1], a[:, 2] * a[:, 3]

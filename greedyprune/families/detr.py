@@ -17,9 +17,9 @@ from greedyprune.models.batch import ImageBatch, pad_images
 from greedyprune.models.criterion import Criterion
 from greedyprune.models.deformable import DeformableDecoderLayer
 from greedyprune.models.deploy import constant_modules, deployed, without_norms
+from greedyprune.models.importing.published import search_masks
 from greedyprune.models.layers import present
 from greedyprune.models.new_classes import with_classes
-from greedyprune.models.published import search_masks
 from greedyprune.models.registry import model_name
 from greedyprune.sites import Layout, Site
 

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from greedyprune.errors import UserError
 from greedyprune.models.detector import Detector
-from greedyprune.models.infer import infer_shape
+from greedyprune.models.importing.infer import infer_shape
+from greedyprune.models.importing.mmdetection_meta import read_meta
+from greedyprune.models.importing.pickled import read_pickled
+from greedyprune.models.importing.published import convert_keys
+from greedyprune.models.importing.wrapped import State, training_arguments, unwrap
 from greedyprune.models.options import DetectorOptions, ModelInfo
-from greedyprune.models.pickled import read_pickled
-from greedyprune.models.published import convert_keys
 from greedyprune.models.registry import MODELS, model_name, model_of
 from greedyprune.models.weights import check_weights
-from greedyprune.models.wrapped import State, training_arguments, unwrap
 from greedyprune.ranges import shown
 from greedyprune.sites.layouts import DetrLayout
 from greedyprune.tensors import write_tensors
@@ -118,8 +119,14 @@ def load_checkpoint(model: Detector, source: str | Path | Mapping[str, Tensor]) 
     """
     if isinstance(source, Mapping):
         place = "the state dict"
-        return _load(model, convert_keys(check_weights(unwrap(source, place), place)), place)
-    return _load(model, convert_keys(read_checkpoint(source)[0]), f"checkpoint {source}")
+        state = check_weights(unwrap(source, place), place)
+    else:
+        place = f"checkpoint {source}"
+        state = read_checkpoint(source)[0]
+    try:
+        return _load(model, convert_keys(state), place)
+    except UserError as error:
+        raise UserError(_placed(error, place)) from None
 
 
 def own_tensors(model: Detector) -> State:
@@ -227,19 +234,25 @@ def load_model(
     """
     place = f"checkpoint {path}"
     state, about, arguments = read_checkpoint(path, key)
-    state = convert_keys(state)
     try:
+        told = read_meta(arguments.get("meta"), state, place)
+        state = convert_keys(state)
         if about:
             options, widths, info = _described(about, overrides)
         else:
-            options, widths = infer_shape(state, arguments, overrides, place)
-            info = ModelInfo()
+            options, widths = infer_shape(state, {**told.arguments, **arguments}, {**told.options, **overrides}, place)
+            info = told.info(options.num_classes)
     except UserError as error:
         # The messages of options and widths do not know of the file.
-        raise UserError(str(error) if place in str(error) else f"{place}: {error}") from None
+        raise UserError(_placed(error, place)) from None
     if cfgs is not None:
         _expect(options.layout, widths, cfgs, cfgs_name, path)
     return open_detector(options, widths, info, state, place)
+
+
+def _placed(error: UserError, place: str) -> str:
+    """A message that says where, whether or not the error knows it."""
+    return str(error) if place in str(error) else f"{place}: {error}"
 
 
 def check_format(about: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES
+from greedyprune.evaluation.metrics import COCO, METRICS
 from greedyprune.evaluation.result import Costs, EvalResult
 from greedyprune.report.console import add_columns, count, milliseconds, number, open_console
 from greedyprune.report.result import Summary
@@ -121,7 +122,7 @@ def site_table(sites: Sequence[Site], widths: Widths) -> Table:
 
 
 def compared_rows(summary: Summary) -> list[ComparedRow]:
-    """Parameters, multiply-adds, latency where it was measured, and the twelve COCO numbers, before and after."""
+    """Parameters, multiply-adds, latency where it was measured, and the metric's numbers, before and after."""
     dense, slim, sites = summary.dense, summary.slim, summary.sites
     costs: list[tuple[str, Callable[[Costs], float | None]]] = [
         ("parameters", lambda cost: cost.params),
@@ -140,7 +141,7 @@ def compared_rows(summary: Summary) -> list[ComparedRow]:
             rows.append(saved)
     if saved not in rows:
         rows.append(saved)
-    rows += [ComparedRow(name, "", dense.accuracy[name], slim.accuracy[name]) for name in (*AP_NAMES, *AR_NAMES)]
+    rows += [ComparedRow(name, "", ap, slim.accuracy[name]) for name, ap in dense.accuracy.items()]
     return rows
 
 
@@ -157,7 +158,7 @@ def comparison_table(summary: Summary) -> Table:
         title="before and after",
         title_justify="left",
         caption=f"multiply-adds of an image of {width} x {height} in the deployed form, dense and slim alike; "
-        f"{_images(summary.slim)}",
+        f"{_by(summary.slim)}",
         caption_justify="left",
     )
     add_columns(table, "", "dense", "slim", "change")
@@ -176,11 +177,17 @@ def _images(result: EvalResult) -> str:
     return f"{result.images} images{chosen}"
 
 
+def _by(result: EvalResult) -> str:
+    """What accuracy is counted by, and on what."""
+    return f"{METRICS[result.metric].title}, {_images(result)}"
+
+
 def print_evaluation(result: EvalResult) -> None:
     """Accuracy, the AP of every class, and cost, as tables on stdout, each under what it was measured on."""
     console = open_console(sys.stdout)
-    console.print(f"COCO boxes, {_images(result)}", accuracy_table(result), sep="\n")
-    console.print("AP of every class", class_table(result, console.width), sep="\n")
+    console.print(_by(result), accuracy_table(result), sep="\n")
+    per_class = class_scores_table(result) if result.class_scores else class_table(result, console.width)
+    console.print("AP of every class", per_class, sep="\n")
     height, width = result.image_size
     threads = f", {result.threads} thread{'s' if result.threads > 1 else ''}"
     where = printable(result.device, None) + (threads if result.device == "cpu" else "")
@@ -189,12 +196,26 @@ def print_evaluation(result: EvalResult) -> None:
 
 
 def accuracy_table(result: EvalResult) -> Table:
-    """The twelve COCO numbers."""
+    """The twelve COCO numbers, or those of another metric, one below the other."""
     table = Table()
+    if result.metric != COCO:
+        add_columns(table, "precision", "")
+        for name, score in result.accuracy.items():
+            table.add_row(name, number(score))
+        return table
     for column in ("precision", "", "recall", ""):
         table.add_column(column, justify="left" if column else "right")
     for precision, recall in zip(AP_NAMES, AR_NAMES, strict=True):
         table.add_row(precision, number(result.accuracy[precision]), recall, number(result.accuracy[recall]))
+    return table
+
+
+def class_scores_table(result: EvalResult) -> Table:
+    """All scores of a class, a line for each score and a column for each class."""
+    table = Table()
+    add_columns(table, "", *(printable(name, None) for name in result.class_scores))
+    for score in next(iter(result.class_scores.values())):
+        table.add_row(score, *(number(of[score]) for of in result.class_scores.values()))
     return table
 
 

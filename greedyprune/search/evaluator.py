@@ -8,7 +8,7 @@ from greedyprune.answer import Answer
 from greedyprune.classes import map_labels
 from greedyprune.data.coco import CocoDetection
 from greedyprune.evaluation.detections import Detections
-from greedyprune.evaluation.vectorized import CocoEvaluator
+from greedyprune.evaluation.metrics import COCO, metric_of
 from greedyprune.pruning.bench import NOTHING, Activations
 from greedyprune.sites import Change
 
@@ -22,18 +22,21 @@ class Evaluator:
         subset: the validation subset,
         rest: and all other validation images.
         val: the validation set.
+        metric: what AP is; see `METRICS`.
 
     Attributes:
         ids: all validation images.
+        metric: what AP is.
     """
 
-    def __init__(self, subset: Activations, rest: Activations, val: CocoDetection) -> None:
+    def __init__(self, subset: Activations, rest: Activations, val: CocoDetection, metric: str = COCO) -> None:
         self.subset, self.rest, self.val, self.coco = subset, rest, val, val.coco
         self.bench = subset.bench
         self.categories = map_labels(self.bench.family.classes(self.bench.model), val.coco, val.root).categories
         self.ids = [*subset.batches.ids, *rest.batches.ids]
-        self.subset_ap = CocoEvaluator(val.coco, subset.batches.ids)
-        self.full_ap = CocoEvaluator(val.coco, self.ids)
+        self.metric, judge = metric, metric_of(metric)
+        self.subset_ap = judge.evaluator(val.coco, subset.batches.ids)
+        self.full_ap = judge.evaluator(val.coco, self.ids)
 
     def subset_map(self, change: Change = NOTHING) -> tuple[float, Detections]:
         """AP on the subset, and its detections for `full_map` to go on from."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from greedyprune.data.transforms import AUGMENTATIONS
 from greedyprune.errors import UserError
+from greedyprune.evaluation.metrics import COCO, METRICS
 from greedyprune.pruning.scorers import SCORERS
 from greedyprune.ranges import Count, CountOrNone, Range, Seed, ShareBelowOne, check_ranges, check_types
 from greedyprune.sites import AttentionSite, CountSite, HiddenSite, Site
@@ -14,6 +15,7 @@ VERSION = 1  # of what studies store
 PUBLISHED = ("gp", "modular")
 SCHEDULES = ["global", *PUBLISHED]  # `phases.register` and `cost.register` add to these
 COSTS = ["flops", "params", "latency"]
+LATER = {"metric": COCO}  # what settings mean in studies of versions that did not have them
 SAMPLERS = ("tpe", "nsgaii")
 PRECISIONS = ("none", "bf16", "fp16")
 BUDGET = Range(float, 0, 1, below=True, above=True)
@@ -96,6 +98,7 @@ class SearchOptions:
         schedule: `global`: every site weighed against every other; `gp`, `modular`: one site after another, as
             published.
         map_tol: share of the dense AP that may be lost.
+        metric: what AP is: `coco`; `voc07`, `voc10`: VOC's at an overlap of 0.5; `kitti`: the level `moderate`.
         cost: what is saved: `flops`, `params` or `latency`.
         budget: the best AP with this share of the dense model's cost, instead of the least cost for `map_tol`.
         prune: parts of the detector whose sites are searched; empty: the family's choice.
@@ -119,6 +122,7 @@ class SearchOptions:
 
     schedule: str = field(default="global", metadata={"choices": SCHEDULES})
     map_tol: ShareBelowOne = 0.02
+    metric: str = field(default=COCO, metadata={"choices": tuple(METRICS)})
     cost: str = field(default="flops", metadata={"choices": COSTS})
     budget: Budget | None = None
     prune: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from greedyprune.errors import UserError
+from greedyprune.evaluation.metrics import COCO
 from greedyprune.evaluation.nothing import NOTHING, doubt, why_nothing
 from greedyprune.pruning.damage import width_grid
 from greedyprune.pruning.watcher import Watcher
@@ -168,7 +169,8 @@ def measured_baseline(evaluator: Evaluator) -> Baseline:
             f"(AP {subset_map:.4f}; on all {len(evaluator.ids)} it is {full_map:.4f}): "
             f"{why_nothing(evaluator.coco, evaluator.subset.batches.ids, subset)}. Give a larger --subset_images"
         )
-    if told := doubt(evaluator.coco, evaluator.ids, found, full_map):
+    coco_ap = full_map if evaluator.metric == COCO else None
+    if told := doubt(evaluator.coco, evaluator.ids, found, coco_ap):
         print(f"warning: {told}", file=sys.stderr)
     seconds = time.perf_counter() - started
     return Baseline(subset_map, full_map, evaluator.bench.image_forwards - before, seconds)
@@ -203,4 +205,5 @@ def check_budget(saving: Saving, sites: Sequence[Site], options: SearchOptions) 
 def _aim(options: SearchOptions, baseline: Baseline) -> str:
     if options.budget is not None:
         return f"the best with {options.budget:.1%} of its {options.cost} is wanted"
-    return f"{(1 - options.map_tol) * baseline.full_map:.4f} is to be held"
+    by = "" if options.metric == COCO else f" by --metric {options.metric}"
+    return f"{(1 - options.map_tol) * baseline.full_map:.4f}{by} is to be held"

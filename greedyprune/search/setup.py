@@ -201,7 +201,7 @@ def open_workshop(
         model,
         scoring,
         Cutter(given(calibration, sites, options.seed), options.scorer, options.refit),
-        Evaluator(subset, others, chosen.val),
+        Evaluator(subset, others, chosen.val, options.metric),
         Saving(cost, options.cost, latency),
         options,
         facts,

@@ -69,7 +69,14 @@ class Study:
 
     @classmethod
     def open(
-        cls, url: str, name: str, settings: Mapping[str, Any], *, ranges: WidthRanges, command: str = ""
+        cls,
+        url: str,
+        name: str,
+        settings: Mapping[str, Any],
+        *,
+        ranges: WidthRanges,
+        command: str = "",
+        later: Mapping[str, Any] | None = None,
     ) -> "Study":
         """Create a study or go on with it, and hold its lock until `close`.
 
@@ -80,6 +87,7 @@ class Study:
                 of an existing study must be equal, unless it is still empty.
             ranges: site name -> the widths that it can have.
             command: the command that goes on with this study; told to who comes with other settings.
+            later: settings that earlier studies may lack, with what they mean there.
 
         Raises:
             UserError: the database cannot be used (see `Database`), another process holds the study, it was started
@@ -97,7 +105,7 @@ class Study:
         except StudyHeld:
             raise _refusal(database, name) from None
         try:
-            study = cls(database, name, lock, ranges, *_found_or_made(database, name, asked, ranges))
+            study = cls(database, name, lock, ranges, *_found_or_made(database, name, asked, ranges, later or {}))
             study._begin(asked, command)
         except BaseException:
             lock.release()
@@ -251,7 +259,7 @@ class Study:
 
 
 def _found_or_made(
-    database: Database, name: str, settings: Mapping[str, Any], ranges: WidthRanges
+    database: Database, name: str, settings: Mapping[str, Any], ranges: WidthRanges, later: Mapping[str, Any]
 ) -> tuple[optuna.Study, Rows]:
     """Optuna's study, and what it holds: of the same settings, or nothing."""
     study, place = find_study(database, name), database.location.place(name)
@@ -263,14 +271,14 @@ def _found_or_made(
         if is_empty(rows, trials):
             rows.attributes.pop(SETTINGS, None)  # they are written anew
         else:
-            _check_settings(rows, settings, place)  # before the trials, which may be of other sites
+            _check_settings(rows, settings, place, later)  # before the trials, which may be of other sites
         add_trials(rows, trials, ranges)
     return study, rows
 
 
-def _check_settings(rows: Rows, given: Mapping[str, Any], place: str) -> None:
+def _check_settings(rows: Rows, given: Mapping[str, Any], place: str, later: Mapping[str, Any]) -> None:
     """Refuse other settings than those of the study."""
-    attributes, stored = rows.attributes, rows.settings()
+    attributes, stored = rows.attributes, {**later, **rows.settings()}
     if stored["version"] != given["version"]:
         raise UserError(
             f"{place} was made by greedyprune {attributes[VERSION]}, with settings of version {stored['version']}, "

@@ -55,9 +55,11 @@ def flags(kind):
 
 def refusal(name, *words):
     parser = parser_of(name)
-    needed = ["given" for action in parser._actions if not action.option_strings]
+    places = [action for action in parser._actions if not action.option_strings]
+    given = "given" if words[0] else words[1]
+    needed = [next(iter(action.choices)) if action.choices else given for action in places]
     with pytest.raises(UserError) as refused:
-        parser.parse_args([*words, *needed] if words[0] else [*words[1:]])
+        parser.parse_args([*(words if words[0] else ()), *needed])
     return str(refused.value)
 
 

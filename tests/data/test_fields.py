@@ -136,6 +136,45 @@ def test_training_and_every_evaluator_agree_on_what_a_crowd_is(two_images, value
         assert coco_ap(dataset.coco, [row], [5], backend)["per_class"]["dog"] == pytest.approx(-1 if crowd else 1)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "read"),
+    [
+        ("difficult", True, 1),
+        ("truncated", 0.25, 0.25),
+        ("truncated", False, 0),
+        ("occluded", 3, 3),
+        ("occluded", True, 1),
+        ("height", 20, 20),
+        ("type", "Van", "Van"),
+        ("location", [1, -2.5, 3], [1, -2.5, 3]),
+        *((key, None, MISSING) for key in ("difficult", "truncated", "occluded", "height", "pose", "dimensions")),
+    ],
+)
+def test_what_voc_and_kitti_say_of_an_object_is_kept(two_images, key, value, read):
+    annotation = CocoDetection(with_field(two_images, "annotations", key, value), "val").coco.imgToAnns[5][0]
+    assert annotation.get(key, MISSING) == read
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("difficult", 2),
+        ("truncated", 1.5),
+        ("truncated", "no"),
+        ("occluded", 0.5),
+        ("occluded", 4),
+        ("height", -1),
+        ("type", 3),
+        ("alpha", "left"),
+        ("dimensions", [1, 2]),
+        ("location", [1, 2, "far"]),
+    ],
+)
+def test_what_voc_and_kitti_cannot_say_is_refused_by_its_name(two_images, key, value):
+    with pytest.raises(UserError, match=rf"annotation 1 has {key} .*, not "):
+        CocoDetection(with_field(two_images, "annotations", key, value), "val")
+
+
 @pytest.mark.parametrize("key", ["info", "licenses"])
 @pytest.mark.parametrize("value", [None, []])
 def test_info_and_licenses_may_be_empty(two_images, key, value):

@@ -10,7 +10,8 @@ from pycocotools.coco import COCO
 
 from greedyprune.data import make_shapes
 from greedyprune.data.shapes import CATEGORIES, SIZES, draw_scene
-from greedyprune.data.shapes_coco import CHUNK, summarize
+from greedyprune.data.shapes_coco import CHUNK
+from greedyprune.data.summary import summarize
 
 
 def open_coco(folder, split):

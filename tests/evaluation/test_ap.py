@@ -8,7 +8,8 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 
 from greedyprune.errors import UserError
-from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap, unique_names
+from greedyprune.evaluation.accuracy import unique_names
+from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
 
 from .random_coco import make_coco, random_coco
 

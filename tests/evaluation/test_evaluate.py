@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,14 +13,19 @@ from greedyprune.evaluation.ap import AP_NAMES, AR_NAMES, coco_ap
 from greedyprune.evaluation.detections import Detections
 from greedyprune.evaluation.draw import draw_pairs
 from greedyprune.evaluation.evaluate import evaluate, subset_ids
+from greedyprune.evaluation.metrics import METRICS
 from greedyprune.evaluation.profile import WHOLE, count_flops, count_parameters
+from greedyprune.evaluation.result import EvalResult
+from greedyprune.evaluation.voc import VocEvaluator
 from greedyprune.families.detr import DetrFamily
 
+from ..helpers.made_up import evaluated
 from .tiny_coco import CATEGORIES, tiny_model, write_tiny
 
 KEYS = {
     *AP_NAMES,
     *AR_NAMES,
+    "metric",
     "per_class",
     "params",
     "transformer_params",
@@ -137,3 +143,35 @@ def test_pictures_are_of_images_as_training_sees_them_under_names_of_any_length(
     (written,) = draw_pairs(CocoDetection(root, "val"), Detections.from_rows(()), [10], tmp_path / "pictures")
     with Image.open(written) as picture:
         assert picture.height > picture.width / 2
+
+
+def test_another_metric_scores_the_same_detections(model, dataset):
+    coco, voc = (evaluate(model, dataset, latency_runs=0, metric=metric) for metric in ("coco", "voc07"))
+    assert voc.detections.rows() == coco.detections.rows()
+    expected = VocEvaluator(dataset.coco, dataset.image_ids, True).accuracy(coco.detections)
+    assert (voc.accuracy, voc.per_class, voc.metric) == (expected.scores, expected.per_class, "voc07")
+    assert EvalResult.from_json(json.loads(json.dumps(voc.to_json())), "a file") == replace(voc, detections=None)
+
+
+def test_a_metric_of_classes_that_the_data_lack_is_refused(model, dataset):
+    with pytest.raises(UserError, match="--metric kitti evaluates Car"):
+        evaluate(model, dataset, metric="kitti")
+    with pytest.raises(UserError, match="metric 'map' is unknown; choose one of coco, voc07, voc10, kitti"):
+        evaluate(model, dataset, metric="map")
+
+
+def test_results_of_levels_are_read_as_they_were_written(model, dataset):
+    scores = dict.fromkeys(METRICS["kitti"].names, 0.5)
+    levels = {"Car": dict.fromkeys(METRICS["kitti"].names[1:], 0.25)}
+    result = replace(
+        evaluate(model, dataset, latency_runs=0),
+        metric="kitti",
+        accuracy=scores,
+        per_class={"Car": 0.25},
+        class_scores=levels,
+        detections=None,
+    )
+    assert EvalResult.from_json(result.to_json(), "a file") == result
+    earlier = evaluated().to_json()
+    del earlier["metric"]
+    assert EvalResult.from_json(earlier, "a file") == evaluated()

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from greedyprune import UserError, build_model, load_checkpoint, load_model
 from greedyprune.models import ModelInfo, read_checkpoint, save_checkpoint
-from greedyprune.models.infer import infer_shape
-from greedyprune.models.published import convert_keys, search_masks
+from greedyprune.models.importing.infer import infer_shape
+from greedyprune.models.importing.published import convert_keys, search_masks
 
 from .small_model import ARGUMENTS, IMAGES, SHAPE, SLIM, answer, published, refused
 

@@ -1,8 +1,5 @@
-"""Outputs of the published models, for weights filled by a rule. `GREEDYPRUNE_GOLDENS=DIR` runs another folder."""
+"""Outputs, losses and gradients of the published models. `GREEDYPRUNE_GOLDENS=DIR` runs another folder."""
 
-import importlib.util
-import json
-import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,11 +10,12 @@ import torch
 from greedyprune import load_model
 from greedyprune.answer import Answer
 from greedyprune.models import Criterion, Denoising, postprocess
-from greedyprune.models.published import convert_keys
+from greedyprune.models.importing.published import convert_keys
 
-GOLDENS = Path(os.environ.get("GREEDYPRUNE_GOLDENS") or Path(__file__).parents[1] / "data" / "goldens")
-NAMES = sorted(path.stem for path in GOLDENS.glob("*.json"))
-OUTPUT = {"rtol": 1e-3, "atol": 1e-4}
+from ..helpers.goldens import GOLDENS, Golden, names_of
+from .importing.small_mmdetection import save_training
+
+NAMES = names_of(framework=None)
 LOSS = {"rel": 1e-3, "abs": 1e-6}
 # The softmax does not see what is added to every key alike: gradients of these are zero but for rounding, which is in
 # proportion to what flows through the attention (norms of 1e3, and 1e-7 of that).
@@ -27,24 +25,13 @@ GRADIENT_ROUNDING = 1e-4
 SHOWN = ("loss_xy", "loss_hw")
 
 
-class Golden:
+class Loaded(Golden):
     """A golden, and the model that a user's checkpoint with its weights loads as."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self.said = json.loads((GOLDENS / f"{name}.json").read_text())
-        self.wanted = np.load(GOLDENS / f"{name}.npz")
-        spec = importlib.util.spec_from_file_location("fill", GOLDENS / "fill.py")
-        fill = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(fill)
-        self.images = [torch.from_numpy(image) for image in fill.images(self.said["sizes"], self.said["image_seed"])]
-        self.targets = [
-            {key: torch.from_numpy(value) for key, value in target.items()}
-            for target in fill.targets(self.said["target_seed"], self.said["target_counts"])
-        ]
-        shapes = self.said["state_dict"]
-        state = {key: torch.from_numpy(np.asarray(fill.fill(key, tuple(shape)))) for key, shape in shapes.items()}
+        super().__init__(name)
         content = {
-            "model": state,
+            "model": self.state,
             "optimizer": {"state": {0: {"step": 1.0}}, "param_groups": [{"lr": 1e-4, "params": [0]}]},
             "epoch": 49,
             "args": Namespace(**self.said["config"], output_dir=Path("logs"), lr=np.float64(1e-4)),
@@ -59,7 +46,7 @@ class Golden:
 
 @pytest.fixture(scope="module", params=NAMES)
 def golden(request, tmp_path_factory):
-    return Golden(request.param, tmp_path_factory.mktemp("golden"))
+    return Loaded(request.param, tmp_path_factory.mktemp("golden"))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +69,7 @@ def known(losses, wanted):
 
 
 def test_the_folder_has_goldens():
-    assert NAMES, f"no golden in {GOLDENS}"
+    assert [*GOLDENS.glob("*.json")], f"no golden in {GOLDENS}"
 
 
 def test_the_shape_comes_from_the_tensors(golden):
@@ -101,10 +88,7 @@ def test_the_shape_comes_from_the_tensors(golden):
 
 
 def test_eval_outputs_agree(golden):
-    for name in ("logits", "boxes"):
-        np.testing.assert_allclose(getattr(golden.answer, name), golden.wanted[f"pred_{name}"], **OUTPUT)
-        means = [getattr(layer, name).mean().item() for layer in golden.answer.earlier]
-        np.testing.assert_allclose(means, golden.wanted[f"aux_{name}_mean"], **OUTPUT)
+    golden.assert_outputs(golden.answer)
 
 
 def test_eval_losses_agree(golden):
@@ -137,19 +121,33 @@ def test_gradient_norms_agree(golden, training):
 
 
 def test_post_processing_agrees(golden):
-    wanted = {name: golden.wanted[f"post_{name}"] for name in ("scores", "labels", "boxes")}
-    first = Answer(golden.answer.logits[:1], golden.answer.boxes[:1])
-    (found,) = postprocess(first, torch.tensor([[480, 640]]), top_k=len(wanted["scores"]))
-    found = {name: value.numpy() for name, value in found.items()}
-    np.testing.assert_allclose(found["scores"], wanted["scores"], **OUTPUT)
-    assert (np.diff(found["scores"]) <= 0).all()
-    # Scores that rounding cannot tell apart may come in either order, so detections are looked up instead of lined up;
-    # at the end of the list a twin may have fallen off it.
-    apart = np.abs(found["scores"][:, None] - wanted["scores"][None])  # [found, wanted]
-    pixels = np.abs(found["boxes"][:, None] - wanted["boxes"][None])  # [found, wanted, 4]
-    same = apart <= OUTPUT["atol"] + OUTPUT["rtol"] * wanted["scores"]
-    same &= (pixels <= OUTPUT["atol"] * 640 + OUTPUT["rtol"] * np.abs(wanted["boxes"])).all(-1)
-    same &= found["labels"][:, None] == wanted["labels"][None]
-    inside = wanted["scores"] > wanted["scores"][-1] * (1 + OUTPUT["rtol"]) + OUTPUT["atol"]
-    assert same.any(0)[inside].all()
-    assert same.any(1)[: inside.sum()].all()
+    golden.assert_detections(detections(golden, golden.answer))
+
+
+def detections(golden, answer):
+    """The first image's, at 480 x 640."""
+    first = Answer(answer.logits[:1], answer.boxes[:1])
+    (found,) = postprocess(first, torch.tensor([[480, 640]]), top_k=len(golden.wanted["post_scores"]))
+    return found
+
+
+@pytest.mark.parametrize("name", names_of(framework="mmdet"))
+def test_training_files_of_mmdetection_answer_as_mmdetection_does(name, tmp_path):
+    golden = Golden(name)
+    config = golden.said["config"]
+    flags = {"with_box_refine": config.get("with_box_refine", False), "as_two_stage": config.get("two_stage", False)}
+    settings = {"num_queries": config["num_queries"], **flags}
+    model = load_model(save_training(tmp_path / "epoch_50.pth", golden.state, f"model = {settings}"))
+    options = model.options
+    sizes = config["enc_layers"], config["dec_layers"], config["hidden_dim"], config["dim_feedforward"]
+    assert (options.enc_layers, options.dec_layers, options.hidden_dim, options.ffn_dim) == sizes
+    assert (options.backbone, options.heads) == (config["backbone"], config["nheads"])
+    assert (options.num_classes, options.num_queries) == (config["num_classes"], config["num_queries"])
+    for option in ("num_feature_levels", "enc_n_points", "dec_n_points", "two_stage", "with_box_refine"):
+        if hasattr(options, option) and option in config:
+            assert getattr(options, option) == config[option]
+    assert model.widths == options.dense_widths()
+    with torch.no_grad():
+        answer = model(golden.images)
+    golden.assert_outputs(answer)
+    golden.assert_detections(detections(golden, answer))

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from greedyprune.evaluation.ap import unique_names
+from greedyprune.evaluation.accuracy import unique_names
+from greedyprune.evaluation.metrics import METRICS
 from greedyprune.report.front import Front
 from greedyprune.report.result import SitesCost, Spent, Summary
 from greedyprune.report.tables import (
@@ -149,3 +151,21 @@ def test_scores_change_by_a_difference_and_costs_by_a_share():
 
 def test_the_table_says_of_which_form_multiply_adds_are():
     assert "deployed form" in " ".join(" ".join(printed(comparison_table(summary()), 120)).split())
+
+
+def test_an_evaluation_by_kittis_levels_shows_every_class_at_every_level(capsys):
+    names = METRICS["kitti"].names
+    levels = {"Car": dict.fromkeys(names[1:], 0.75), "Cyclist": dict.fromkeys(names[1:], -1.0)}
+    result = replace(
+        evaluated(),
+        metric="kitti",
+        accuracy=dict.fromkeys(names, 0.75),
+        per_class={"Car": 0.75, "Cyclist": -1.0},
+        class_scores=levels,
+    )
+    print_evaluation(result)
+    shown = [line for line in capsys.readouterr().out.splitlines() if "AP40_hard" in line]
+    assert [line.count("0.7500") for line in shown] == [1, 1]
+    assert "-" in shown[1]
+    compared = compared_rows(replace(summary(), dense=result, slim=result))
+    assert [row.quantity for row in compared[-len(names) :]] == list(names)

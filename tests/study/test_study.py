@@ -121,6 +121,16 @@ def test_other_settings_are_told_before_the_sites_of_another_model(db):
         Study.open(str(db), "default", SETTINGS, ranges=fewer)
 
 
+def test_a_setting_that_earlier_versions_lacked_has_there_what_it_means_there(db):
+    with open_study(db) as study:
+        study.add(trial_of(0))
+    now, later = SETTINGS | {"metric": "coco"}, {"metric": "coco"}
+    with pytest.raises(UserError, match="other settings: metric was coco, now kitti"):
+        Study.open(str(db), "default", now | {"metric": "kitti"}, ranges=RANGES, later=later)
+    with Study.open(str(db), "default", now, ranges=RANGES, later=later) as study:
+        assert len(study.trials()) == 1
+
+
 def test_settings_are_equal_when_their_json_is(db):
     with open_study(db, settings={"version": 1, "size": (160, 160), "rate": 1}) as study:
         study.add(trial_of(0))

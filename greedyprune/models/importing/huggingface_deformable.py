@@ -10,11 +10,17 @@ from typing import Any, cast
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.huggingface_config import Config, check_activation, check_backbone, check_halves, is_dilated
-from greedyprune.models.huggingface_parts import rename
-from greedyprune.models.infer import infer_shape
+from greedyprune.models.importing.config import Config
+from greedyprune.models.importing.huggingface_config import (
+    check_activation,
+    check_backbone,
+    check_halves,
+    is_dilated,
+)
+from greedyprune.models.importing.huggingface_parts import rename
+from greedyprune.models.importing.infer import infer_shape
+from greedyprune.models.importing.wrapped import State
 from greedyprune.models.options import DeformableOptions, DetectorOptions
-from greedyprune.models.wrapped import State
 from greedyprune.ranges import shown
 
 _WHOLE = {
@@ -58,15 +64,15 @@ _NEEDED = (("position_embedding_type", "sine", "sine"),)
 _ACTIVATIONS = ("relu", "gelu")
 
 
-def convert_deformable(state: Mapping[str, Tensor], config: Config) -> tuple[DetectorOptions, State]:
-    """Options and weights of the detector that answers as a HuggingFace `DeformableDetrForObjectDetection` does.
+def convert_deformable(state: Mapping[str, Tensor], config: Config) -> tuple[DetectorOptions, dict[str, int], State]:
+    """Options, widths and weights of what answers as a HuggingFace `DeformableDetrForObjectDetection` does.
 
     Args:
         state: its state dict, from `model.safetensors`.
         config: its `config.json`.
 
     Returns:
-        Deformable DETR's options, and its state dict.
+        Deformable DETR's options, its widths, which are not the config's where it was pruned, and its state dict.
 
     Raises:
         UserError: it is another model, uses a setting that Deformable DETR has not, or the config is not of these
@@ -78,7 +84,7 @@ def convert_deformable(state: Mapping[str, Tensor], config: Config) -> tuple[Det
     _repeat_heads(converted, config.count("decoder_layers", 6) + two_stage)
     if two_stage:
         overrides["num_queries"] = config.count("two_stage_num_proposals", 300)
-    options, _ = infer_shape(converted, arguments, overrides, "the HuggingFace model")
+    options, widths = infer_shape(converted, arguments, overrides, "the HuggingFace model")
     found = cast(DeformableOptions, options)
     sizes = {
         "d_model": found.hidden_dim,
@@ -89,7 +95,7 @@ def convert_deformable(state: Mapping[str, Tensor], config: Config) -> tuple[Det
         "decoder_n_points": found.dec_n_points,
     }
     config.agree(sizes if two_stage else {**sizes, "num_queries": found.num_queries})
-    return options, converted
+    return options, widths, converted
 
 
 def _read_config(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:

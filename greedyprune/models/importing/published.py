@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from greedyprune.models.wrapped import State
+from greedyprune.models.importing.mmdetection import convert_mmdetection, is_mmdetection
+from greedyprune.models.importing.wrapped import State
 
 _ENCODER_FLAT = re.compile(r"(transformer\.encoder\.layers\.\d+\.)((?:in_proj_|out_proj\.).+)")
 # Heads that the decoder shares with the detector.
@@ -25,7 +26,12 @@ def convert_keys(state: Mapping[str, Tensor]) -> State:
 
     Encoder keys get the `self_attn.` that the pruning code left out; the decoder's copies of shared heads, frozen batch
     norm counters and search-time masks (see `search_masks`) are dropped.
+
+    Raises:
+        UserError: it is of a detector of MMDetection that cannot be imported.
     """
+    if is_mmdetection(state):
+        return convert_mmdetection(state)
     renamed = {}
     for key, value in state.items():
         if flat := _ENCODER_FLAT.fullmatch(key):

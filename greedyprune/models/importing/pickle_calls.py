@@ -19,6 +19,10 @@ PATHS = tuple(
     for module in ("pathlib", "pathlib._local")
     for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 )
+# What MMEngine keeps of a training beside the weights; stand-ins that keep nothing take its place. Methods are pickled
+# as calls of getattr.
+_FOREIGN = re.compile(r"builtins\.getattr|(?:mmengine|mmcv|mmdet)(?:\.\w+)+", re.ASCII)
+_STAND_IN = 2000  # bytes of a class
 _ITEM = 64  # bytes of an object or of an item of a collection, roughly
 _GROWTH = 64  # bytes that may be built for every byte of a pickle: what its shortest instructions need
 _HEAVIEST_KEY = 1000  # parts of a dictionary's key, each of which is looked at to find its place
@@ -58,7 +62,14 @@ class Budget:
 
     def __init__(self, length: int, place: str) -> None:
         self.place = place
+        self.foreign: set[str] = set()  # classes and functions that stand-ins take the place of
         self._left = _GROWTH * length + 2**16
+
+    def meet(self, path: str) -> None:
+        """Note what the pickle names, and pay for its stand-in, if it gets one."""
+        if path not in self.foreign and _FOREIGN.fullmatch(path):
+            self.pay(path, size=_STAND_IN)
+            self.foreign.add(path)
 
     def pay(self, path: str, items: int = 0, size: int = 0) -> None:
         """Take an object of so many items and bytes from what is left.
@@ -95,6 +106,8 @@ def call(budget: Budget, name: Any, arguments: Any) -> Thing:
     if not isinstance(name, Name):
         raise pickle.UnpicklingError("what is called has no name")
     budget.pay(name.path)
+    if name.path in budget.foreign:
+        return _inert(budget, name.path, given)
     if name.path in _CALLS:
         return _CALLS[name.path](budget, name.path, given)
     if re.fullmatch(r"torch\.(cuda\.)?\w*Tensor", name.path) and not given:

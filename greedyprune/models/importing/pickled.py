@@ -10,7 +10,7 @@ import argparse
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from greedyprune.errors import UserError
-from greedyprune.models.pickle_bounds import check_file
-from greedyprune.models.pickle_calls import PATHS, unsafe
+from greedyprune.models.importing.pickle_bounds import check_file
+from greedyprune.models.importing.pickle_calls import PATHS, unsafe
 
 
 class _NumpyType:
@@ -83,17 +83,22 @@ _SAFE += [_called(f"builtins.{_name}", _Inert) for _name in ("range", "slice")]
 
 
 @contextmanager
-def _only_safe() -> Iterator[None]:
-    """PyTorch's reader with exactly this list beside its own; what a caller had added comes back after."""
+def _only_safe(foreign: Iterable[str]) -> Iterator[None]:
+    """PyTorch's reader with exactly this list beside its own; what a caller had added comes back after.
+
+    Args:
+        foreign: paths of classes and functions whose objects and results nobody reads.
+    """
     serialization = torch.serialization
     before = list(serialization.get_safe_globals())
+    safe = _SAFE + [_named(path, type("_Foreign", (_Inert,), {})) for path in foreign]
     serialization.clear_safe_globals()
-    serialization.add_safe_globals(_SAFE)
+    serialization.add_safe_globals(safe)
     try:
         yield
     finally:
         # Modules of PyTorch that were first imported meanwhile have added their own types.
-        added = [thing for thing in serialization.get_safe_globals() if thing not in _SAFE and thing not in before]
+        added = [thing for thing in serialization.get_safe_globals() if thing not in safe and thing not in before]
         serialization.clear_safe_globals()
         serialization.add_safe_globals(before + added)
 
@@ -107,8 +112,7 @@ def read_pickled(path: Path) -> Any:
     """
     place = f"checkpoint {path}"
     try:
-        check_file(path, place)
-        with _only_safe(), warnings.catch_warnings():
+        with _only_safe(check_file(path, place)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

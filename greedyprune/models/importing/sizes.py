@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from greedyprune.errors import UserError
+from greedyprune.models.importing.wrapped import State
 from greedyprune.models.layout import BLOCK_KINDS, Blocks
-from greedyprune.models.wrapped import State
 from greedyprune.ranges import shown
 
 

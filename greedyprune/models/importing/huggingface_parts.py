@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.wrapped import State
+from greedyprune.models.importing.wrapped import State
 
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
-_BACKBONE = re.compile(r"model\.backbone\.conv_encoder\.model\.(?:_backbone\.)?(.+)")
+# What `save_pretrained` calls conv_encoder has no name in the state dict of today's versions.
+_BACKBONE = re.compile(r"model\.backbone\.(?:conv_encoder\.)?model\.(?:_backbone\.)?(.+)")
 # HuggingFace's own ResNet; timm's has torchvision's names.
 _STEM = re.compile(r"embedder\.embedder\.(convolution|normalization)\.(.+)")
 _BLOCK = re.compile(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.(.+)")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from greedyprune.errors import UserError
-from greedyprune.models.pickle_calls import Budget, Name, Thing, call, check_view, thing, tuple_of, whole
+from greedyprune.models.importing.pickle_calls import Budget, Name, Thing, call, check_view, thing, tuple_of, whole
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # what files of PyTorch before 1.6 start with, as a pickle
 # Bytes of an element in a storage, by its class.
@@ -41,12 +41,15 @@ class Source(Protocol):
     def readline(self) -> bytes: ...
 
 
-def check_file(path: Path, place: str) -> None:
+def check_file(path: Path, place: str) -> set[str]:
     """Refuse a file that would take more memory than one of its size may.
 
     Args:
         path: what `torch.save` wrote, in today's format (a zip) or the one before PyTorch 1.6.
         place: how messages call it.
+
+    Returns:
+        Foreign classes and functions that it names, for each of which a stand-in is needed that keeps nothing.
 
     Raises:
         UserError: it asks for too much, for something that is not on the list of safe types, or is a TorchScript.
@@ -55,14 +58,13 @@ def check_file(path: Path, place: str) -> None:
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if zipped:
-        _check_zip(path, place)
-    elif tarfile.is_tarfile(path):
+        return _check_zip(path, place)
+    if tarfile.is_tarfile(path):
         raise pickle.UnpicklingError("a format that PyTorch reads with code in it")
-    else:
-        _check_old(path, place)
+    return _check_old(path, place)
 
 
-def _check_zip(path: Path, place: str) -> None:
+def _check_zip(path: Path, place: str) -> set[str]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         sizes = {entry.filename.lower(): entry.file_size for entry in entries}  # PyTorch's reader knows no case
@@ -76,12 +78,14 @@ def _check_zip(path: Path, place: str) -> None:
     def stored(key: str, size: int) -> bool:
         return size <= sizes[f"{folder}/data/{key}".lower()]
 
-    _Reader(io.BytesIO(content), Budget(len(content), place), stored).read()
+    budget = Budget(len(content), place)
+    _Reader(io.BytesIO(content), budget, stored).read()
+    return budget.foreign
 
 
-def _check_old(path: Path, place: str) -> None:
+def _check_old(path: Path, place: str) -> set[str]:
     """Five pickles, of which the fourth is the content, and then the storages."""
-    left = path.stat().st_size
+    left, foreign = path.stat().st_size, set[str]()
 
     def stored(key: str, size: int) -> bool:
         nonlocal left
@@ -90,9 +94,12 @@ def _check_old(path: Path, place: str) -> None:
 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as source:
         for index in range(5):
-            found = _Reader(source, Budget(len(source), place), stored).read()
+            budget = Budget(len(source), place)
+            found = _Reader(source, budget, stored).read()
+            foreign |= budget.foreign
             if index == 0 and found != _MAGIC:
                 raise pickle.UnpicklingError("no magic number")
+    return foreign
 
 
 class _Reader:
@@ -136,7 +143,9 @@ class _Reader:
         module, name = (self._source.readline()[:-1].decode() for _ in range(2))
         # Names of Python 2, as PyTorch's reader takes them.
         module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
-        self._stack.append(Name(f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"))
+        found = Name(f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}")
+        self._budget.meet(found.path)
+        self._stack.append(found)
 
     def _get(self) -> None:
         self._stack.append(self._memo[self._take(1)[0]])

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from greedyprune import load_model
+from greedyprune import UserError, load_model
 from greedyprune.models import read_checkpoint
+from greedyprune.models.importing.pickled import read_pickled
 
-from .small_model import ARGUMENTS, published, refused
+from ..small_model import ARGUMENTS, published, refused
+from .small_pickles import build, call, dict_of, name, number, text, tuple_of, write_zip
 
 
 def test_arguments_of_other_python_and_numpy_versions_are_read_as_data(dense, tmp_path):
@@ -96,3 +98,25 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, evil, zip
 def test_a_type_that_is_not_on_the_list_is_named(dense, tmp_path):
     torch.save({"model": published(dense), "args": fractions.Fraction(1, 2)}, tmp_path / "a.pth")
     refused(tmp_path / "a.pth", "fractions.Fraction")
+
+
+FOREIGN = {
+    "a class that is called": call("mmengine.config.config.ConfigDict", dict_of(a=number(1))),
+    "an object with a state": build(name("mmcv.runner.Hook") + tuple_of() + pickle.NEWOBJ, dict_of(stride=number(2))),
+    "a method": call("builtins.getattr", name("mmengine.optim.OneCycle"), text("_annealing")),
+    "a method of Python 2's spelling": call("__builtin__.getattr", name("mmdet.models.DETR"), text("forward")),
+}
+
+
+@pytest.mark.parametrize("body", FOREIGN.values(), ids=FOREIGN)
+def test_objects_of_mmengine_become_inert(tmp_path, body):
+    content = read_pickled(write_zip(tmp_path / "hub.pth", dict_of(hub=body, epoch=number(3))))
+    assert content["epoch"] == 3
+    assert not vars(content["hub"])
+
+
+@pytest.mark.parametrize("path", ["mmengine", "mmenginex.config.Config", "os.system", "builtins.eval", "mmdet..x"])
+def test_names_that_only_look_like_it_are_refused(tmp_path, path):
+    body = call(path, text("true")) if "." in path else b"c\n" + path.encode() + b"\n" + tuple_of() + b"R"
+    with pytest.raises(UserError, match=r"not on the list of safe types|broken"):
+        read_pickled(write_zip(tmp_path / "hub.pth", dict_of(hub=body)))

@@ -11,7 +11,7 @@ import torch
 
 from greedyprune.models import read_checkpoint
 
-from .small_model import ARGUMENTS, published, refused
+from ..small_model import ARGUMENTS, published, refused
 from .small_pickles import (
     build,
     call,
@@ -219,3 +219,11 @@ def test_every_plain_thing_that_training_keeps_is_read(dense, tmp_path):
         state, _, arguments = read_checkpoint(tmp_path / "all.pth")
         assert arguments["nheads"] == 4
         assert torch.equal(state["class_embed.weight"], dense.class_embed.weight)
+
+
+def test_stand_ins_for_foreign_classes_are_paid_for(tmp_path):
+    few = [call(f"mmengine.config.C{index}", number(1)) for index in range(5)]
+    many = [call(f"mmengine.config.C{index}", number(1)) for index in range(5000)]
+    hub = dict_of(message_hub=list_of(*few))
+    refused(write_zip(tmp_path / "few.pth", hub), "holds no tensors")
+    refused(write_zip(tmp_path / "many.pth", dict_of(message_hub=list_of(*many))), "more than a file of its size holds")

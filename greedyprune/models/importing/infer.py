@@ -8,6 +8,8 @@ import torch
 
 from greedyprune.errors import UserError
 from greedyprune.models.backbone import dense_widths
+from greedyprune.models.importing.sizes import Sizes
+from greedyprune.models.importing.wrapped import State
 from greedyprune.models.options import (
     DeformableOptions,
     DetectorOptions,
@@ -15,9 +17,7 @@ from greedyprune.models.options import (
     DNDeformableOptions,
     DNDETROptions,
 )
-from greedyprune.models.sizes import Sizes
 from greedyprune.models.widths import read_widths
-from greedyprune.models.wrapped import State
 from greedyprune.ranges import COUNT
 
 Found = dict[str, Any]

@@ -20,8 +20,8 @@ State = dict[str, Tensor]
 
 _DEPTH = 6  # dictionaries around a set of weights
 _COMPILED = "_orig_mod"  # what torch.compile puts between a module's name and those of its parts
-# What the names of a set of weights start with: of a detector, of HuggingFace's, or of a backbone alone.
-_TOP = re.compile(r"(?<![^.])(?:(?:transformer|model)\.(?:en|de)coder\.layers\.\d+\.|layer1\.0\.)")
+# What the names of a set of weights start with: of a detector, of HuggingFace's, MMDetection's, or of a backbone alone.
+_TOP = re.compile(r"(?<![^.])(?:(?:transformer|model)\.(?:en|de)coder\.layers\.\d+\.|bbox_head\.|layer1\.0\.)")
 _PARAMETER = re.compile(r".+\.(?:weight|bias|running_mean|running_var)")
 _WHOLE = "."  # the key of weights with nothing around them
 _LONGEST = 1000  # characters of a name that are looked at
@@ -84,11 +84,15 @@ def unwrap(content: Any, place: str, key: str | None = None) -> State:
 
 
 def training_arguments(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The training arguments that published code stores beside the weights; empty: none."""
+    """The training arguments that published code stores beside the weights; empty: none.
+
+    What MMEngine stores instead, its `meta`, is there under that name.
+    """
     arguments = content.get("args")
     if isinstance(arguments, Namespace):
         arguments = vars(arguments)
-    return dict(arguments) if isinstance(arguments, Mapping) else {}
+    found = dict(arguments) if isinstance(arguments, Mapping) else {}
+    return {**found, "meta": content["meta"]} if "meta" in content else found
 
 
 def _dictionaries(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:

@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 
 from greedyprune import UserError, load_model
 from greedyprune.models import read_checkpoint
-from greedyprune.models.wrapped import unwrap
+from greedyprune.models.importing.wrapped import unwrap
 
-from .small_model import ARGUMENTS, answer, published, refused
+from ..small_model import ARGUMENTS, answer, published, refused
 
 
 def prefixed(prefix, state):

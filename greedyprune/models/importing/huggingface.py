@@ -1,7 +1,6 @@
 """DAB-DETR as HuggingFace `transformers` saves it, as this project's DN-DETR.
 
-DN-DETR is DAB-DETR whose queries' content comes from a label embedding. HuggingFace's starts from zeros, so its import
-gets a zero row for "unknown", and random rows for the classes, which only denoising reads.
+DN-DETR is DAB-DETR whose queries' content comes from a label embedding, which the import gets (see `label_embedding`).
 
 Where HuggingFace's arithmetic differs from the published one, the published one is kept:
 
@@ -14,12 +13,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from greedyprune.errors import UserError
-from greedyprune.models.huggingface_config import (
-    Config,
+from greedyprune.models.importing.config import Config
+from greedyprune.models.importing.huggingface_config import (
     check_activation,
     check_backbone,
     check_halves,
@@ -27,11 +25,12 @@ from greedyprune.models.huggingface_config import (
     image_sides,
     is_dilated,
 )
-from greedyprune.models.huggingface_parts import rename
-from greedyprune.models.infer import infer_shape
+from greedyprune.models.importing.huggingface_parts import rename
+from greedyprune.models.importing.infer import infer_shape
+from greedyprune.models.importing.label_embedding import label_embedding
+from greedyprune.models.importing.wrapped import State
 from greedyprune.models.layers import ACTIVATIONS
 from greedyprune.models.options import DetectorOptions, DNDETROptions, ModelInfo
-from greedyprune.models.wrapped import State
 from greedyprune.ranges import POSITIVE, shown
 
 _WHOLE = {
@@ -89,28 +88,24 @@ _NEEDED = (
 )
 
 
-def convert_huggingface(state: Mapping[str, Tensor], config: Config) -> tuple[DetectorOptions, State]:
-    """Options and weights of the DN-DETR that answers as a HuggingFace `DabDetrForObjectDetection` does.
+def convert_huggingface(state: Mapping[str, Tensor], config: Config) -> tuple[DetectorOptions, dict[str, int], State]:
+    """Options, widths and weights of the DN-DETR that answers as a HuggingFace `DabDetrForObjectDetection` does.
 
     Args:
         state: its state dict, from `model.safetensors`.
         config: its `config.json`.
 
     Returns:
-        DN-DETR's options, and its state dict.
+        DN-DETR's options, its widths, which are not the config's where it was pruned, and its state dict.
 
     Raises:
         UserError: it is another model, uses a setting that DN-DETR has not, or the config is not of these weights.
     """
     arguments, dilation = _read_config(config)
     converted = rename(state, _WHOLE, _LAYERS, "DAB-DETR")
-    heads = converted.get("class_embed.weight")
-    if heads is not None and heads.dim() == 2:
-        classes, dim = heads.shape
-        rows = torch.randn(classes + 1, dim - 1, generator=torch.Generator().manual_seed(0))
-        rows[classes] = 0
-        converted["label_enc.weight"] = rows
-    options, _ = infer_shape(converted, arguments, {"dilation": dilation}, "the HuggingFace model")
+    if (heads := converted.get("class_embed.weight")) is not None and heads.dim() == 2:
+        converted["label_enc.weight"] = label_embedding(*heads.shape)
+    options, widths = infer_shape(converted, arguments, {"dilation": dilation}, "the HuggingFace model")
     config.agree(
         {
             "hidden_size": options.hidden_dim,
@@ -120,7 +115,7 @@ def convert_huggingface(state: Mapping[str, Tensor], config: Config) -> tuple[De
             "decoder_layers": options.dec_layers,
         }
     )
-    return options, converted
+    return options, widths, converted
 
 
 def huggingface_info(config: Config, preprocessor: Config, num_classes: int) -> ModelInfo:

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from greedyprune import UserError
 from greedyprune.commands.import_hf import main
 
+from ..small_model import refused
 from .small_huggingface import SHAPE, imported, refuse_import, resnet, transformers, variant
-from .small_model import refused
 
 KINDS = {
     "dab": (transformers.DabDetrConfig, transformers.DabDetrForObjectDetection, ["stage4"], {"hidden_size": 32}),
