@@ -185,7 +185,7 @@ def open_device(args: argparse.Namespace) -> torch.device:
 def opening_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was given of the flags that say what a checkpoint may not say itself."""
     found = {name: getattr(args, name, None) for name in _OPENING}
-    return {name: value for name, value in found.items() if value not in (None, False)}
+    return {name: value for name, value in found.items() if value is not None and value is not False}
 
 
 def open_checkpoint(path: Path, options: Mapping[str, Any], cfgs: Any = None) -> nn.Module:
@@ -212,6 +212,5 @@ def open_model(args: argparse.Namespace) -> nn.Module:
         UserError: see `open_checkpoint`.
     """
     device = open_device(args)
-    return open_checkpoint(args.resume, opening_options(args), None if args.cfgs is None else " ".join(args.cfgs)).to(
-        device
-    )
+    cfgs = None if args.cfgs is None else " ".join(args.cfgs)
+    return open_checkpoint(args.resume, opening_options(args), cfgs).to(device)

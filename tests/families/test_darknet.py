@@ -117,6 +117,13 @@ def test_thresholds_are_the_checkpoints_unless_flags_say_others(folder):
     assert all(bool((each["scores"].diff() <= 0).all()) for each in found)
 
 
+def test_a_threshold_of_nothing_is_a_threshold(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(type(FAMILY), "open", lambda self, path, asked: seen.append(asked) or small_darknet())
+    evaluate_main(arguments(folder, "small.safetensors", "--score_threshold", "0", "--latency_runs", "0"))
+    assert seen[0].options == {"score_threshold": 0}
+
+
 def test_boxes_of_one_class_leave_each_other_out_and_others_only_as_published():
     logits = torch.tensor([[[4.0, 6, 0], [3, 0, 6], [2, 6, 0]]])
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.51, 0.5, 0.2, 0.2], [0.49, 0.5, 0.2, 0.2]]])

@@ -1,6 +1,3 @@
-import os
-import signal
-
 import pytest
 import torch
 
@@ -10,7 +7,7 @@ from greedyprune.families import family_of
 from greedyprune.training import Stopped
 from greedyprune.training.state import BEST, LAST, STATE
 
-from .tiny_training import farthest, losses, make_trainer, read_log, small_model, train, write_data
+from .tiny_training import farthest, losses, make_trainer, read_log, signal_after, small_model, train, write_data
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +43,6 @@ def test_a_training_that_is_stopped_at_every_step_ends_with_the_same_weights(dat
         assert farthest(tmp_path / "straight" / name, tmp_path / "stopped" / name) == 0
     assert losses(read_log(tmp_path / "straight")) == losses(read_log(tmp_path / "stopped"))
     assert make_trainer(data, tmp_path / "stopped", run=run, **options).position.finished
-
-
-def signal_after(trainer, steps):
-    """Ctrl-C arrives while the trainer is in its `steps`-th step from now."""
-    step, done = trainer._step, []
-
-    def counted(parts, num_boxes):
-        step(parts, num_boxes)
-        done.append(None)
-        if len(done) == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    trainer._step = counted
 
 
 def test_accumulated_parts_are_the_same_training_as_the_whole_batch(data, tmp_path):

@@ -1,6 +1,8 @@
 """Trainings of a few steps on a few small images."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import safetensors.torch
@@ -8,7 +10,8 @@ import torch
 
 from greedyprune import build_model
 from greedyprune.data.coco import CocoDetection
-from greedyprune.data.transforms import eval_transform, train_transform
+from greedyprune.data.transforms import form_transform
+from greedyprune.families import family_of
 from greedyprune.models import Detector, ModelInfo
 from greedyprune.training import Feed, RunOptions, Trainer, TrainOptions, Validation, World
 from greedyprune.training.log import TrainLog
@@ -52,11 +55,12 @@ def make_trainer(
     chosen = TrainOptions(**{"epochs": 2, "batch_size": 4, "augment": "none", "eval_every": 0, **options})
     running = RunOptions(folder, **(run or {}))
     model = model or small_model()
-    transform = train_transform(chosen.augment, 48, 64)
+    form = family_of(model).form(model)
+    transform = form_transform(form, chosen.augment)
     feed = Feed(
         CocoDetection(data, "train", tuple(CATEGORIES), transform), chosen, running, world, recipe_class(model).gather
     )
-    val_data = CocoDetection(data, "val", tuple(CATEGORIES), eval_transform(48, 64))
+    val_data = CocoDetection(data, "val", tuple(CATEGORIES), form_transform(form))
     return Trainer(model, feed, Validation(val_data, chosen, running, world), chosen, running, world, {}, teacher)
 
 
@@ -84,3 +88,16 @@ def farthest(one: Path, other: Path) -> float:
     a, b = (safetensors.torch.load_file(path) for path in (one, other))
     assert a.keys() == b.keys()
     return max(float((a[key].double() - b[key].double()).abs().max()) for key in a if a[key].numel())
+
+
+def signal_after(trainer: Trainer, steps: int) -> None:
+    """Ctrl-C arrives while the trainer is in its `steps`-th step from now."""
+    step, done = trainer._step, []
+
+    def counted(parts, num_boxes):
+        step(parts, num_boxes)
+        done.append(None)
+        if len(done) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer._step = counted

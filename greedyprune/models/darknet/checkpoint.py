@@ -41,16 +41,7 @@ def is_darknet(path: Path) -> bool:
 
 
 def save_darknet(model: Darknet, path: str | Path, extra: Mapping[str, str] | None = None) -> None:
-    """Write weights, layers, widths, classes and options as one safetensors file, whole or not at all.
-
-    Args:
-        model: the detector.
-        path: a `.safetensors` file.
-        extra: more text to keep in the file's metadata.
-
-    Raises:
-        UserError: a weight is not finite.
-    """
+    """Write weights, layers, widths, classes and options as one file; see `save_checkpoint` of the DETRs."""
     about = {
         "format": FORMAT,
         "model": NAME,

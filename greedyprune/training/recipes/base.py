@@ -48,11 +48,15 @@ class Recipe(ABC):
 
     Attributes:
         logged: names of the loss's parts.
+        foreign: options that say nothing of this kind of detector, and are refused.
         module: what has all trained parameters: the detector, and what helps it in training alone.
+
+    Raises:
+        UserError: one of the foreign options is given.
     """
 
     logged: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = ()  # options that say nothing of this kind of detector
+    foreign: tuple[str, ...] = ()
 
     def __init__(self, model: nn.Module, options: TrainOptions, world: World) -> None:
         defaults = TrainOptions()
