@@ -1,6 +1,5 @@
 """`closed_form`: the least damage for the multiply-adds that stay, all sites weighed against each other."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +7,7 @@ from greedyprune.classical.base import Method, Pruned, Subject
 from greedyprune.errors import UserError
 from greedyprune.pruning.bench import Activations
 from greedyprune.pruning.cutter import Cutter
-from greedyprune.search.allocation import Allocation
+from greedyprune.search.allocation import Allocation, least_widths
 from greedyprune.search.cost import CostModel
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.saving import Saving
@@ -20,7 +19,7 @@ class _Known:
 
     known: dict[str, Any] = field(default_factory=dict)
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> dict[str, Any]:
         return dict(self.known)
 
     def set_fact(self, key: str, value: Any) -> None:
@@ -43,22 +42,18 @@ class Allocated(Method):
         if self.name not in subject.facts:
             subject.facts[self.name] = self._allocation(subject)
         allocation: Allocation = subject.facts[self.name]
-        table, saving = allocation.dense_table(), allocation.saving
-        share = saving.sites_share(1 - amount)
-        least = allocation.share({site.name: site.least for site in allocation.sites})
-        if share < least:
-            most = 1 - saving.share_with({site.name: site.least for site in allocation.sites})
+        saving = allocation.saving
+        most = 1 - saving.share_with(least_widths(allocation.sites, allocation.options))
+        if amount > most:
             raise UserError(f"{self.name}: {amount:g} of the multiply-adds is more than the {most:.3f} that sites have")
-        widths, _ = allocation.best_widths(table, min(1.0, share))
+        widths, _ = allocation.best_widths(allocation.dense_table(), saving.sites_share(1 - amount))
         return Pruned(allocation.cutter.change(widths))
 
     def _allocation(self, subject: Subject) -> Allocation:
-        batches = subject.batches if subject.scoring is None else subject.scoring
-        given = subject.given  # which says what is missing
-        assert batches is not None
+        batches = subject.scoring or subject.calibration
         images, _ = next(batches.iterate())
         size = images[0].shape[-2], images[0].shape[-1]
         cost = CostModel(subject.family, subject.model, subject.sites, size)
         scoring = Activations(subject.bench, batches, subject.memory, last_only=True)
-        cutter = Cutter(given, "basis", True)
+        cutter = Cutter(subject.given, "basis", True)
         return Allocation(scoring, cutter, Saving(cost, "flops"), SearchOptions(), _Known())

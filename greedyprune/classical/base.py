@@ -69,7 +69,7 @@ class Subject:
         Raises:
             UserError: there are no calibration images.
         """
-        images = Activations(self.bench, self.batches, self.memory, last_only=False)
+        images = Activations(self.bench, self.calibration, self.memory, last_only=False)
         return scorers.given(images, self.sites, self.seed)
 
     @cached_property
@@ -79,9 +79,18 @@ class Subject:
         Raises:
             UserError: there are no calibration images.
         """
+        return Bench(self.family, self.model, self.sites, self.calibration)
+
+    @property
+    def calibration(self) -> Batches:
+        """The calibration images.
+
+        Raises:
+            UserError: there are none.
+        """
         if self.batches is None or not len(self.batches):
             raise UserError("this method looks at images, and there are none; give a data set")
-        return Bench(self.family, self.model, self.sites, self.batches)
+        return self.batches
 
     @cached_property
     def memory(self) -> Room:

@@ -78,8 +78,8 @@ class Comparison:
         chosen = subset_ids(labelled, options.calib_images + SCORED, options.seed)
         scored = subset_ids(chosen, min(SCORED, len(chosen) // 2), options.seed + 1)
         calibration = sorted(set(chosen) - set(scored))
-        batches = [DatasetBatches(data.train, ids, MEND_BATCH) for ids in (calibration, scored)]
-        self.subject = Subject(self.family, model, *batches, seed=options.seed)
+        batches, scoring = (DatasetBatches(data.train, ids, MEND_BATCH) for ids in (calibration, scored))
+        self.subject = Subject(self.family, model, batches, scoring, seed=options.seed)
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the numbers, as JSON values; which arms there are does not."""

@@ -127,3 +127,15 @@ class Allocation:
             divergence(own, aim, change.pairing).sum().item() for own, aim in zip(answers, self._dense, strict=True)
         )
         return total / len(self.scoring)
+
+
+def least_widths(sites: Sequence[Site], options: SearchOptions) -> dict[str, int]:
+    """The least width of every site that a search tries; of counts of which one stays, all but the first leave."""
+    widths = {site.name: width_grid(site, options.step(site))[0] for site in sites}
+    seen: set[str] = set()
+    for site in sites:
+        group = getattr(site, "one_of", "")
+        if group and group not in seen:
+            seen.add(group)
+            widths[site.name] = site.full
+    return widths

@@ -8,9 +8,8 @@ from typing import Protocol
 from greedyprune.errors import UserError
 from greedyprune.evaluation.metrics import COCO
 from greedyprune.evaluation.nothing import NOTHING, doubt, why_nothing
-from greedyprune.pruning.damage import width_grid
 from greedyprune.pruning.watcher import Watcher
-from greedyprune.search.allocation import Facts
+from greedyprune.search.allocation import Facts, least_widths
 from greedyprune.search.evaluator import Evaluator
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.phases import PHASES, Ask, Phase, Story
@@ -175,18 +174,6 @@ def measured_baseline(evaluator: Evaluator) -> Baseline:
         print(f"warning: {told}", file=sys.stderr)
     seconds = time.perf_counter() - started
     return Baseline(subset_map, full_map, evaluator.bench.image_forwards - before, seconds)
-
-
-def least_widths(sites: Sequence[Site], options: SearchOptions) -> dict[str, int]:
-    """The least width of every site that a search tries; of counts of which one stays, all but the first leave."""
-    widths = {site.name: width_grid(site, options.step(site))[0] for site in sites}
-    seen: set[str] = set()
-    for site in sites:
-        group = getattr(site, "one_of", "")
-        if group and group not in seen:
-            seen.add(group)
-            widths[site.name] = site.full
-    return widths
 
 
 def check_budget(saving: Saving, sites: Sequence[Site], options: SearchOptions) -> None:

@@ -4,11 +4,12 @@ import pytest
 
 from greedyprune import UserError
 from greedyprune.search import latency
+from greedyprune.search.allocation import least_widths
 from greedyprune.search.cost import CostModel
 from greedyprune.search.latency import LatencyTable, measure_sites
 from greedyprune.search.options import SearchOptions, Steps
 from greedyprune.search.saving import Saving
-from greedyprune.search.search import check_budget, least_widths
+from greedyprune.search.search import check_budget
 
 from ..helpers.engine import GRID, Subject, bits, subject, unchanged
 
