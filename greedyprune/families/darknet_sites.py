@@ -14,7 +14,7 @@ STEP = 16
 def darknet_sites(model: Darknet) -> tuple[HiddenSite, ...]:
     """Every convolution's output channels but those of the last one; a shortcut ties what it adds up."""
     side = 2 * model.cfg.stride
-    image = torch.zeros(1, 3, side, side, device=model.anchors.device)
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(model.anchors.device)
     return convolution_sites(model, lambda: model(image), part="convolutions", step=STEP).sites
 
 

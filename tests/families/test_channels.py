@@ -211,3 +211,23 @@ def test_numbers_in_the_code_keep_a_site_dense_and_the_others_are_found() -> Non
     assert found.unpruned["third"].startswith("has its number of channels in the model's code: split_with_sizes")
     assert model.training
     assert model.first.weight.shape == (12, 3, 1, 1)
+
+
+def test_what_fits_but_answers_otherwise_is_found_out() -> None:
+    class Halves(nn.Module):
+        """The channels of two halves in turn: with fewer channels the halves are others."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 12, 1, groups=1), nn.Conv2d(12, 2, 1)
+            self.second = nn.Conv2d(12, 12, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.second(self.first(x).relu()).unflatten(1, (-1, 3)).transpose(1, 2).flatten(1, 2)
+            return self.last(x[:, : x.shape[1]])
+
+    torch.manual_seed(0)
+    model, image = Halves().eval(), torch.rand(1, 3, 4, 4)
+    found = convolution_sites(model, lambda: model(image), part="x")
+    assert "second" not in units(found)
+    assert found.unpruned["second"].startswith("has its number of channels in the model's code")

@@ -96,8 +96,8 @@ class Tracer(TorchDispatchMode):
         """Follow a pass; channels that the model answers with stay."""
         with torch.no_grad(), self._watched(), self:
             answer = forward()
-        for tensor in tree_leaves(_opened(answer)):
-            if isinstance(tensor, Tensor) and (labels := self.labels(tensor)) is not None:
+        for tensor in tensors_of(answer):
+            if (labels := self.labels(tensor)) is not None:
                 self.pin(labels.numbers, "is what the model answers")
         self._known.clear()
         self._given.clear()
@@ -305,9 +305,14 @@ def _shortened(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tensors
 
 
+def tensors_of(answer: Any) -> list[Tensor]:
+    """The tensors in what a model answers."""
+    return [each for each in tree_leaves(_opened(answer)) if isinstance(each, Tensor)]
+
+
 def _opened(value: Any) -> Any:
     """What an answer holds, of whatever class it is."""
-    if isinstance(value, (Tensor, str, int, float, bool, type(None))):
+    if isinstance(value, (Tensor, str, int, float, type(None))):
         return value
     if isinstance(value, Mapping):
         return [_opened(each) for each in value.values()]
