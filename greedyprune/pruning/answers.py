@@ -12,7 +12,7 @@ BOX_WEIGHT, GIOU_WEIGHT = 5.0, 2.0
 def answer_errors(answer: Answer, target: Answer) -> list[Tensor]:
     """Errors of a detector that learns another one's answers to the same queries (Hinton et al. 2015).
 
-    The error of a query is the cross entropy of its logits with the target's chances (see `Link`), and of its box
+    The error of a query is the divergence of its logits' chances from the target's (see `Link`), and of its box
     `BOX_WEIGHT` times the L1 distance and `GIOU_WEIGHT` times 1 - GIoU, which tells how far a small box is off, weighed
     by the chance of the target's best class.
 
@@ -34,4 +34,5 @@ def _errors(own: Answer, aim: Answer) -> Tensor:
     wanted, found, boxes = aim.logits.float(), own.boxes.float(), aim.boxes.float()
     apart = 1 - generalized_iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(boxes))
     distance = BOX_WEIGHT * (found - boxes).abs().sum(-1) + GIOU_WEIGHT * apart
-    return aim.link.cross_entropy(own.logits.float(), wanted) + aim.link.confidence(wanted) * distance
+    least = aim.link.cross_entropy(wanted, wanted)
+    return aim.link.cross_entropy(own.logits.float(), wanted) - least + aim.link.confidence(wanted) * distance
