@@ -28,7 +28,8 @@ from greedyprune.pruning.shelf import Shelf, Store
 from greedyprune.pruning.watcher import UNWATCHED, Watcher
 from greedyprune.sites import Change
 
-RATE = 3e-4  # of Adam, for all weights together
+RATE = 3e-4  # of Adam, for all weights together once the blocks have been mended,
+ALONE = 1e-3  # and where there are none
 HINT_WEIGHT = 0.1  # of what modules inside give, against the answers
 
 
@@ -179,7 +180,8 @@ class Mender:
     def _together(self, names: list[str], lessons: Iterator[Lesson]) -> list[str]:
         self.watcher.doing("mending all together")
         parameters = dict(self.model.named_parameters())
-        fit([parameters[name] for name in names], map(self._loss, lessons), self.steps, RATE, self.watcher)
+        rate = RATE if self.chain or self.singles else ALONE
+        fit([parameters[name] for name in names], map(self._loss, lessons), self.steps, rate, self.watcher)
         return names
 
     def _loss(self, lesson: Lesson) -> Tensor:

@@ -45,7 +45,7 @@ def deformable():
             )
         ),
     ],
-    ids=str,
+    ids=lambda options: " ".join(options) or "plain",
 )
 def test_images_without_objects_teach_that_there_is_none(tmp_path, options):
     data = empty(write_data(tmp_path / "data"), "train", "annotations")
