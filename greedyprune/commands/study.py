@@ -26,7 +26,7 @@ from greedyprune.report.console import open_console
 from greedyprune.text import file_path, plain_text, printable
 from greedyprune.training import Stopped
 
-METHODS = "filter_l1:0.1..0.5,weight:0.5..0.9,layers:1..2,basis:0.1..0.7/0.2"
+METHODS = "filter_l1:0.1..0.5,weight:0.5..0.9,closed_form:0.1..0.5"
 _SHARED = ("batch_size", "amp")
 
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         type=plain_text,
         default=METHODS,
         metavar="LIST",
-        help="NAME:AMOUNT or NAME:FROM..TO or NAME:FROM..TO/STEP, separated by commas; see docs/CLASSICAL.md",
+        help="NAME:AMOUNT or NAME:FROM..TO or NAME:FROM..TO/STEP, separated by commas; see docs/STUDY.md",
     )
     add_flags(group, ComparisonOptions, leave_out=_SHARED)
     add_model_arguments(parser)

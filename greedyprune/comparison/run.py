@@ -100,6 +100,9 @@ class Comparison:
         Raises:
             UserError: a method cannot prune this detector, or the disk refuses; rows that are recorded stay.
         """
+        for arm in arms:
+            if arm.name not in record.rows and not arm.method.looks:
+                arm.method.prune(self.subject, arm.amount)  # what it refuses is better known now
         if DENSE not in record.rows:
             self.say("the dense detector")
             record.add(self._dense())

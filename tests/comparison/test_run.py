@@ -136,6 +136,12 @@ def test_a_study_of_another_kind_is_refused(tmp_path, data):
         compared(tmp_path, data)
 
 
+def test_a_method_that_the_detector_has_nothing_for_is_refused_before_anything_is_measured(tmp_path, data):
+    with pytest.raises(UserError, match="layers"):
+        compared(tmp_path, data, parse_arms("weight:0.5,layers:9"))
+    assert not (tmp_path / "dense").exists()
+
+
 def test_rows_are_read_as_they_were_written(whole):
     for row in whole[2]:
         assert without_times([Row.from_json(row.to_json(), "a row")]) == without_times([row])
