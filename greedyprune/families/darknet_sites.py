@@ -8,7 +8,7 @@ from greedyprune.models.darknet import Darknet
 from greedyprune.models.darknet.layers import Reorg
 from greedyprune.sites import ConvolutionLayout, HiddenSite, Layout
 
-STEP = 16
+STEP = 8
 
 
 def darknet_sites(model: Darknet) -> tuple[HiddenSite, ...]:

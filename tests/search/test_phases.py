@@ -115,6 +115,21 @@ def test_more_mended_models_grow_narrower_until_enough_hold_or_the_next_one_is_t
     assert 0.27 <= min(held) < 0.29
 
 
+@pytest.mark.parametrize("mended", [0.2, 0.3, 0.4, 0.5])
+def test_what_mends_as_detectors_do_is_found_in_few_trials(mended: float) -> None:
+    trials: list[Trial] = []
+    while (step := following(STILL, trials)) is not None:
+        phase, ask = step
+        lost = 0.02 * ((1 - ask.share) / (1 - mended)) ** 3.5 if phase == "mend" else 0.0
+        holds = lost <= 0.02 if phase == "mend" else ask.share >= 0.6
+        trials.append(trial_of(phase, ask, holds, BASELINE.full_map * (1 - lost)))
+    best = last_held(trials)
+    assert best is not None
+    assert best.phase == "mend"
+    assert mended <= best.share < mended + 0.05
+    assert len(of_phase(trials, "mend")) <= 3
+
+
 def test_nothing_holds_and_the_dense_model_stays() -> None:
     assert last_held(played(SEARCH, 2.0, 2.0)) is None
 
