@@ -22,3 +22,8 @@ def checkpoint_path(text: str) -> Path:
     """
     path = file_path(text)
     return ASSETS / f"{text}{_SUFFIX}" if text in embedded_names() and not path.exists() else path
+
+
+def named(path: Path) -> str:
+    """What `checkpoint_path` takes for a checkpoint: the name of a shipped detector, or the path."""
+    return path.stem if path.parent == ASSETS and path.stem in embedded_names() else str(path)

@@ -12,6 +12,7 @@ from greedyprune.cli import DEMO_MODEL, open_model
 from greedyprune.commands.datasets import open_dataset
 from greedyprune.commands.prune_needs import Call, check_needs
 from greedyprune.commands.prune_options import parser, search_options
+from greedyprune.embedded import named
 from greedyprune.entry import again, tool
 from greedyprune.errors import UserError
 from greedyprune.evaluation.metrics import COCO, METRICS
@@ -99,7 +100,7 @@ def _tell(args: argparse.Namespace, options: SearchOptions, sites: Sequence[Site
     print(f"{spent.image_forwards:,} image forwards in {duration(spent.seconds)}; files in {folder}")
     print("fine-tune and evaluate the slim model with")
     resume = f"--resume {shlex.quote(str(result.path))}"
-    teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(str(args.resume))}"
+    teacher = "" if args.resume == DEMO_MODEL else f" {shlex.quote(named(args.resume))}"
     teacher += "" if args.key is None else f" --teacher_key {shlex.quote(args.key)}"
     print(f"    {tool('train')} {resume} --teacher{teacher}")
     metric = "" if options.metric == COCO else f" --metric {options.metric}"
