@@ -1,5 +1,6 @@
 """What decides the result of a comparison."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -51,9 +52,14 @@ class ComparisonOptions:
             if choices and value not in choices:
                 raise UserError(f"--{each.name} {value!r} is unknown; choose one of {', '.join(choices)}")
 
-    def training(self, keep_zeros: bool) -> TrainOptions:
-        """The retraining of one arm."""
-        return TrainOptions(
+    def training(self, keep_zeros: bool, foreign: Collection[str]) -> TrainOptions:
+        """The retraining of one arm.
+
+        Args:
+            keep_zeros: weights that are zero stay so.
+            foreign: options that say nothing of the detector.
+        """
+        asked = dict(
             epochs=self.retrain_epochs,
             batch_size=self.retrain_batch_size,
             lr=self.retrain_lr,
@@ -69,6 +75,7 @@ class ComparisonOptions:
             seed=self.seed,
             keep_zeros=keep_zeros,
         )
+        return TrainOptions(**{name: value for name, value in asked.items() if name not in foreign})
 
     def settings(self) -> dict[str, Any]:
         """As JSON values."""

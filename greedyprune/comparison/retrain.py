@@ -41,7 +41,8 @@ def retrained(
         Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     family, device = family_of(model), next(model.parameters()).device
-    training = options.training(keep_zeros)
+    recipe = recipe_class(model)
+    training = options.training(keep_zeros, recipe.foreign)
     run, world = RunOptions(output_dir=folder, num_workers=num_workers), World(0, 1, device)
     settings = {
         "weights": weights_hash(model),
@@ -52,7 +53,7 @@ def retrained(
     teacher = deepcopy(dense) if options.teacher else None
     torch.manual_seed(options.seed)
     with Folder(folder):
-        feed = Feed(train, training, run, world, recipe_class(model).gather)
+        feed = Feed(train, training, run, world, recipe.gather)
         trainer = Trainer(deepcopy(model), feed, None, training, run, world, settings, teacher)
         position = trainer.position
         if not position.finished:
