@@ -59,22 +59,22 @@ class ComparisonOptions:
             keep_zeros: weights that are zero stay so.
             foreign: options that say nothing of the detector.
         """
-        asked = dict(
-            epochs=self.retrain_epochs,
-            batch_size=self.retrain_batch_size,
-            lr=self.retrain_lr,
-            lr_backbone=self.retrain_lr,
-            schedule="cosine",
-            clip_max_norm=1.0,
-            freeze_norm_at=0.0,
-            augment=AUGMENT,
-            train_images=self.retrain_images,
-            eval_every=0,
-            eval_images=0,
-            amp=self.amp,
-            seed=self.seed,
-            keep_zeros=keep_zeros,
-        )
+        asked = {
+            "epochs": self.retrain_epochs,
+            "batch_size": self.retrain_batch_size,
+            "lr": self.retrain_lr,
+            "lr_backbone": self.retrain_lr,
+            "schedule": "cosine",
+            "clip_max_norm": 1.0,
+            "freeze_norm_at": 0.0,
+            "augment": AUGMENT,
+            "train_images": self.retrain_images,
+            "eval_every": 0,
+            "eval_images": 0,
+            "amp": self.amp,
+            "seed": self.seed,
+            "keep_zeros": keep_zeros,
+        }
         return TrainOptions(**{name: value for name, value in asked.items() if name not in foreign})
 
     def settings(self) -> dict[str, Any]:
