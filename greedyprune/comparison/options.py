@@ -59,7 +59,7 @@ class ComparisonOptions:
             keep_zeros: weights that are zero stay so.
             foreign: options that say nothing of the detector.
         """
-        asked = {
+        asked: dict[str, Any] = {
             "epochs": self.retrain_epochs,
             "batch_size": self.retrain_batch_size,
             "lr": self.retrain_lr,
