@@ -17,7 +17,7 @@ COMMANDS = {
     "train": ("train", "fine-tune, with a teacher if you like, or train from scratch"),
     "save": ("save", "write a checkpoint anew, one of many zeros in few bytes"),
     "eval": ("eval", "COCO numbers, parameters, multiply-adds, latency, pictures"),
-    "study": ("study", "methods of pruning compared, before and after retraining: tables, plots, a page"),
+    "study": ("study", "methods of pruning compared, in tables, plots and a page"),
     "import-hf": ("import_hf", "a HuggingFace DAB-DETR or Deformable DETR as a checkpoint"),
     "convert": ("convert", "KITTI, Pascal VOC or YOLO data to COCO's layout, or back"),
     "shapes": ("make_shapes", "write the synthetic data set, of any size"),

@@ -12,7 +12,7 @@ import pytest
 
 import greedyprune
 from greedyprune import api, classical, families
-from greedyprune.cli import DEMO_MODEL, open_model
+from greedyprune.cli import DEMO_MODEL, open_model, opening_options
 from greedyprune.commands import (
     bench_scorers,
     bench_search,
@@ -22,6 +22,7 @@ from greedyprune.commands import (
     pretrain_backbone,
     prune_options,
     save,
+    study,
     train,
     transplant,
 )
@@ -39,7 +40,9 @@ PARSE = {
         tool.__name__.rsplit(".")[-1]: tool.parser().parse_args
         for tool in (bench_scorers, bench_search, convert, eval, import_hf)
     },
-    **{tool.__name__.rsplit(".")[-1]: tool.parser().parse_args for tool in (pretrain_backbone, save, transplant)},
+    **{
+        tool.__name__.rsplit(".")[-1]: tool.parser().parse_args for tool in (pretrain_backbone, save, study, transplant)
+    },
 }
 LONGEST = 30  # lines of code of an example
 # Everything that a registration adds to.
@@ -165,7 +168,8 @@ def test_every_command_that_is_shown_is_understood(words):
         schedule = "modular" if tool.endswith("_ad") else "global"
         args = prune_options.parser(schedule).parse_args(words[2:])
         asked = prune_options.search_options(args, schedule)
-        model = open_model(argparse.Namespace(**{**vars(args), "resume": DEMO_MODEL, "cfgs": None, "key": None}))
+        asked_of_demo = dict.fromkeys(("cfgs", *opening_options(args)))
+        model = open_model(argparse.Namespace(**{**vars(args), **asked_of_demo, "resume": DEMO_MODEL}))
         sites = searched_sites(families.family_of(model), model, asked)
         check_needs(Call(args, asked, sites))
     else:

@@ -11,6 +11,7 @@ import pytest
 from greedyprune import UserError
 from greedyprune.cli import Parser, file_path, plain_text
 from greedyprune.commands.train import _MODEL_FLAGS
+from greedyprune.embedded import checkpoint_path
 from greedyprune.ranges import Range
 
 TOOLS = sorted(
@@ -68,7 +69,7 @@ def is_number(kind):
 
 
 def is_text(kind):
-    return kind in (file_path, plain_text)
+    return kind in (checkpoint_path, file_path, plain_text)
 
 
 @pytest.mark.parametrize("name", TOOLS)

@@ -57,4 +57,6 @@ def test_errors_are_those_of_the_formula(link: Link) -> None:
                 entropy, confidence = entropy_and_confidence(*logits, link)
                 a, b = mine.boxes[image, query].tolist(), theirs.boxes[image, query].tolist()
                 distance = 5 * sum(abs(x - y) for x, y in zip(a, b, strict=True)) + 2 * (1 - giou(a, b))
-                assert found[image, query].item() == pytest.approx(entropy + confidence * distance, rel=1e-4)
+                least, _ = entropy_and_confidence(*[theirs.logits[image, query].tolist()] * 2, link)
+                expected = entropy - least + confidence * distance
+                assert found[image, query].item() == pytest.approx(expected, rel=1e-4)
