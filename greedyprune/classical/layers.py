@@ -1,6 +1,6 @@
 """`layers`, `layers_least_damage`: whole layers leave, as many of the encoder as of the decoder."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from greedyprune.classical.base import Method, Pruned, Subject
@@ -30,6 +30,9 @@ class Layers(Method):
     looks: bool = False
 
     def prune(self, subject: Subject, amount: float) -> Pruned:
+        parts = subject.family.removable(subject.model)
+        if parts and not _stacks(subject.whole.values()):
+            return Pruned(self._without_parts(subject, parts, int(amount)))
         leaving = self._leaving(subject, int(amount))
         present = _stacks(subject.sites)
         gone: list[str] = []
@@ -38,6 +41,21 @@ class Layers(Method):
                 left = [site.name for site in present[group] if site.name not in gone]
                 gone.append(min(left, key=lambda name: _damage(subject, [*gone, name])) if self.looks else left[-1])
         return Pruned(_without(subject, gone))
+
+    def _without_parts(self, subject: Subject, parts: Sequence[str], amount: int) -> Change:
+        """Parts of one shape leave, where a detector has no layers among its sites."""
+        if amount > len(parts):
+            raise UserError(f"{self.name}: {amount} parts are to leave, and {len(parts)} can: {', '.join(parts)}")
+        if subject.dense:
+            raise UserError(f"{self.name}: rounds that take out parts of a {subject.family.name} are not supported")
+        gone: list[str] = []
+        for _ in range(amount):
+            left = [part for part in parts if part not in gone]
+            gone.append(min(left, key=lambda part: self._moved(subject, [*gone, part])) if self.looks else left[-1])
+        return subject.family.without(subject.model, gone)
+
+    def _moved(self, subject: Subject, gone: Sequence[str]) -> float:
+        return _damage_of(subject, subject.family.without(subject.model, gone))
 
     def _leaving(self, subject: Subject, amount: int) -> dict[str, int]:
         """How many layers of each stack still have to leave."""
@@ -72,6 +90,11 @@ def _without(subject: Subject, gone: Iterable[str]) -> Change:
 
 def _damage(subject: Subject, gone: list[str]) -> float:
     """How far the answers to the calibration images move without some layers."""
-    change, images = _without(subject, gone), subject.given.images
+    return _damage_of(subject, _without(subject, gone))
+
+
+def _damage_of(subject: Subject, change: Change) -> float:
+    """How far the answers to the calibration images move with a change."""
+    images = subject.given.images
     pairs = zip(images.answers(change), subject.answers, strict=True)
     return sum(divergence(answer, dense, change.pairing).sum().item() for (answer, _), dense in pairs)

@@ -1,7 +1,7 @@
 """Everything that the engine may ask of a detector."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,6 +239,17 @@ class Family(ABC):
             `[B, N]` or `[B, h, w]` bool; None: everywhere.
         """
         return None
+
+    def removable(self, model: nn.Module) -> Sequence[str]:
+        """Labels of the parts that no site describes and that a detector runs without, front to back.
+
+        What such a part reads has the shape of what it gives, so that the one can stand in the other's place.
+        """
+        return ()
+
+    def without(self, model: nn.Module, parts: Collection[str]) -> Change:
+        """What takes some of the `removable` parts out of a detector."""
+        return Change()
 
     def deployed(
         self, model: nn.Module, size: tuple[int, int] | None = None, constant: Sequence[str] | None = None

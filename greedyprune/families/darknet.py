@@ -1,6 +1,6 @@
 """Darknet's detectors with a region layer: YOLOv2 and its relatives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from greedyprune.answer import Answer
 from greedyprune.classes import Classes
 from greedyprune.errors import UserError
 from greedyprune.families.base import Asked, Family, Loss, Target
+from greedyprune.families.darknet_blocks import removable_blocks, without_blocks
 from greedyprune.families.darknet_sites import darknet_layout, darknet_sites
 from greedyprune.image_form import ImageForm, Stretched
 from greedyprune.models.darknet import Darknet, DarknetInfo, load_darknet, save_darknet
@@ -22,7 +23,7 @@ from greedyprune.models.darknet.files import find_layers
 from greedyprune.models.darknet.new import with_classes
 from greedyprune.models.darknet.region_loss import WARM_UP, region_losses
 from greedyprune.models.deploy import folded
-from greedyprune.sites import Layout, Site
+from greedyprune.sites import Change, Layout, Site
 
 _DETECTING = ("score_threshold", "nms_iou", "per_class_nms")
 _OF_WEIGHTS = ("cfg", "names", "reorg", "norm_epsilon")  # what a .weights file does not say
@@ -121,6 +122,12 @@ class DarknetFamily(Family):
             for part in range(10, 20)
         }
         return sorted(found)
+
+    def removable(self, model: nn.Module) -> list[str]:
+        return list(removable_blocks(_darknet(model)))
+
+    def without(self, model: nn.Module, parts: Collection[str]) -> Change:
+        return without_blocks(_darknet(model), parts)
 
     def folded(self, model: nn.Module) -> nn.Module:
         return folded(_darknet(model))
