@@ -140,12 +140,15 @@ class Answer:
         boxes: `[B, Q, 4]` cxcywh in 0..1 of the unpadded image.
         link: from logits to chances.
         earlier: answers of earlier layers to the same queries, front to back; a detector may have none.
+        ranked: its queries are chosen anew for every image, as by a first stage that proposes: what one detector
+            answers first another one may answer last.
     """
 
     logits: Tensor
     boxes: Tensor
     link: Link = SIGMOID
     earlier: tuple["Answer", ...] = ()
+    ranked: bool = False
 
     @property
     def images(self) -> int:
@@ -158,7 +161,7 @@ class Answer:
 
     def last(self) -> "Answer":
         """The last layer's answer alone, without a graph."""
-        return Answer(self.logits.detach(), self.boxes.detach(), self.link)
+        return Answer(self.logits.detach(), self.boxes.detach(), self.link, ranked=self.ranked)
 
     def of_queries(self, queries: Tensor) -> "Answer":
         """The answer of some queries `[q]` alone, in every layer."""

@@ -119,7 +119,8 @@ class DetrFamily(Family):
         detector = _detector(model)
         names = [f"backbone.0.{name}" for name in detector.feature_extractor.blocks]
         blocks = [Block(name, (name,), name, chained=False) for name in names]
-        for part in ("encoder", "decoder"):
+        # Where queries are ranked for each image, two decoders are not given the same ones.
+        for part in ("encoder",) if detector.options.proposes else ("encoder", "decoder"):
             for index, layer in present(detector.transformer.get_submodule(f"{part}.layers")):  # type: ignore[arg-type]
                 prefix, label = f"transformer.{part}.layers.{index}", f"{part} layer {index}"
                 # The norm after the last attention, and the layer's last one, under their published names.
@@ -135,7 +136,10 @@ class DetrFamily(Family):
         return blocks
 
     def hints(self, model: nn.Module) -> Sequence[str]:
-        decoder = _detector(model).transformer.decoder
+        detector = _detector(model)
+        if detector.options.proposes:
+            return ("transformer.encoder",)
+        decoder = detector.transformer.decoder
         return ("transformer.encoder", *(f"transformer.decoder.layers.{index}" for index in decoder.answering))
 
     def shown(self, model: nn.Module, inputs: Any, module: str, output: Tensor) -> Tensor | None:

@@ -203,7 +203,13 @@ class Detector(nn.Module):
             first = (torch.stack([each[:, :count] for each in found]) for found in (logits, boxes))
             denoising = DenoisingAnswer(queries.noised, *first)
             logits, boxes = [each[:, count:] for each in logits], [each[:, count:] for each in boxes]
-        *earlier, last = (Answer(*layer) for layer in zip(logits, boxes, strict=True))
+        ranked = queries.proposals is not None
+        *earlier, last = (Answer(*layer, ranked=ranked) for layer in zip(logits, boxes, strict=True))
         return DetrAnswer(
-            last.logits, last.boxes, earlier=tuple(earlier), proposals=queries.proposals, denoising=denoising
+            last.logits,
+            last.boxes,
+            earlier=tuple(earlier),
+            ranked=ranked,
+            proposals=queries.proposals,
+            denoising=denoising,
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from greedyprune.answer import Answer
 from greedyprune.pruning.knapsack import Choices, allocate, cheapest
+from greedyprune.pruning.pairing import assigned
 from greedyprune.sites import Site
 from greedyprune.sites.change import WHOLE, Pairing
 
@@ -35,6 +36,9 @@ def divergence(answer: Answer, dense: Answer, pairing: Pairing = WHOLE) -> Tenso
         dense: of the dense one.
         pairing: which of the dense queries are left.
     """
+    if dense.ranked:
+        gains, alone = pair_costs(answer, dense)
+        return alone + gains.gather(2, assigned(gains)[..., None])[..., 0].sum(1)
     link, aim = dense.link, dense
     absent = torch.zeros_like(dense.boxes[:, 0, 0])
     if pairing.queries is not None:
@@ -49,6 +53,32 @@ def divergence(answer: Answer, dense: Answer, pairing: Pairing = WHOLE) -> Tenso
     logits = link.half_curvature(aim.logits, answer.logits - aim.logits)
     boxes = link.confidence(aim.logits)[..., None] * (answer.boxes - aim.boxes).square()
     return absent + logits.sum(1) + BOX_CURVATURE * boxes.sum((1, 2))
+
+
+def pair_costs(answer: Answer, dense: Answer) -> tuple[Tensor, Tensor]:
+    """What pairing each query of an answer with each dense one costs less than leaving both alone.
+
+    A dense query that is left alone costs what answering nothing in its place would, one of the answer that is left
+    alone what it finds there. What a detection adds to AP is about the square of its chance, the chance that it is
+    right times the precision where it stands; boxes count so here, since the ends of two rankings hold other ones.
+
+    Args:
+        answer: of the changed model, with at most as many queries.
+        dense: of the dense one.
+
+    Returns:
+        `[B, q, Q]`, at most 0, and the cost of leaving everything alone, `[B]`.
+    """
+    link = dense.link
+    own, aim = answer.logits[:, :, None], dense.logits[:, None]  # [B, q, 1, C], [B, 1, Q, C]
+    shape = (*own.shape[:2], aim.shape[2], own.shape[-1])
+    sure = BOX_CURVATURE * link.confidence(dense.logits).square()
+    absent = link.absence(dense.logits) + sure * dense.boxes[..., 2:].amin(-1).square()
+    found = link.absence(answer.logits)
+    moved = (answer.boxes[:, :, None] - dense.boxes[:, None]).square().sum(-1)
+    paired = link.half_curvature(aim.expand(shape), (own - aim).expand(shape)) + sure[:, None] * moved
+    gains = (paired - absent[:, None] - found[:, :, None]).clamp(max=0.0)
+    return gains, absent.sum(1) + found.sum(1)
 
 
 def width_grid(site: Site, step: int, shares: Sequence[float] = SHARES) -> list[int]:

@@ -19,10 +19,11 @@ from greedyprune.families.base import Family
 from greedyprune.pruning.answers import answer_errors
 from greedyprune.pruning.bench import Activations
 from greedyprune.pruning.calls import Order
+from greedyprune.pruning.damage import pair_costs
 from greedyprune.pruning.fit import fit
 from greedyprune.pruning.layerwise import Aim, Batch, mend_chain, mend_singles
 from greedyprune.pruning.marked import Call, Missing
-from greedyprune.pruning.pairing import counterpart
+from greedyprune.pruning.pairing import assigned, counterpart, in_order
 from greedyprune.pruning.replay import INPUTS, Replay, Tape
 from greedyprune.pruning.shelf import Shelf, Store
 from greedyprune.pruning.watcher import UNWATCHED, Watcher
@@ -191,8 +192,11 @@ class Mender:
         """
         seen: dict[str, Any] = {}
         answer = self.slim.answer(lesson.start, self._listener(seen))
-        inputs = lesson.start.values[INPUTS]
-        loss = torch.stack([error.mean() for error in answer_errors(answer, lesson.answer)]).sum()
+        inputs, target = lesson.start.values[INPUTS], lesson.answer
+        if target.ranked:
+            with torch.no_grad():
+                target = in_order(target, assigned(pair_costs(answer, target)[0]))
+        loss = torch.stack([error.mean() for error in answer_errors(answer, target)]).sum()
         for module, dense in lesson.hints.items():
             loss = loss + HINT_WEIGHT * self.aim.error(module, inputs, seen[module], dense)
         return loss

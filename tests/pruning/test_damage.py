@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from greedyprune.answer import Answer, Link, ObjectnessSoftmax, Sigmoid, Softmax
-from greedyprune.pruning.damage import BOX_CURVATURE, DamageTable, divergence, width_grid
+from greedyprune.pruning.damage import BOX_CURVATURE, DamageTable, divergence, pair_costs, width_grid
 from greedyprune.pruning.pairing import counterpart
 from greedyprune.sites import CountSite, HiddenSite, Reader, Site
 from greedyprune.sites.change import Pairing
@@ -38,6 +38,21 @@ def test_a_box_counts_as_much_as_its_query_is_confident(link: Link) -> None:
     moved = replace(dense, boxes=dense.boxes + 0.01)
     sure = link.chances(dense.logits).amax(-1).sum(1)
     assert torch.allclose(divergence(moved, dense), BOX_CURVATURE * 4 * 0.01**2 * sure)
+
+
+@by_link
+def test_queries_that_are_ranked_are_paired_as_is_cheapest(link: Link) -> None:
+    dense, near = (replace(answer(0, link, shift), ranked=True) for shift in (0.0, 0.3))
+    assert torch.allclose(divergence(dense, dense), torch.zeros(2, dtype=torch.float64), atol=1e-9)
+    shuffled = near.of_queries(torch.tensor([3, 1, 0, 4, 2]))
+    assert torch.allclose(divergence(shuffled, dense), divergence(near, dense))
+    gains, alone = pair_costs(near, dense)
+    assert bool((gains <= 0).all())
+    for image, found in enumerate(divergence(near, dense)):
+        orders = itertools.permutations(range(5))
+        least = min(sum(float(gains[image, row, column]) for row, column in enumerate(order)) for order in orders)
+        assert float(found) == pytest.approx(float(alone[image]) + least)
+    assert bool((divergence(near.of_queries(torch.arange(4)), dense) > 0).all())
 
 
 @by_link
