@@ -50,6 +50,7 @@ def check_study(model: torch.nn.Module) -> None:
         assert with_norms(slim) == count
 
 
+@pytest.mark.slow
 def test_the_study_of_kitti_comes_out_to_the_parameter() -> None:
     check_study(build_model("deformable_detr", num_classes=3, backbone="resnet50"))
 
@@ -93,6 +94,7 @@ def test_filters_of_the_smallest_sums_leave_and_nothing_else_changes(kind: str) 
     assert farthest(one.answer(slim), one.answer(masked(one.family, one.model, kept))) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_slim_model_loads_anywhere(tmp_path: Path) -> None:
     one = subject()
     slim = METHOD.apply(of(one), 0.4)

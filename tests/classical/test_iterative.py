@@ -64,6 +64,7 @@ def test_zeros_of_a_round_are_zeros_of_the_next_and_the_last_has_the_whole_share
         assert all((after[name] | ~zero).all() for name, zero in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["filter_l1", "filter_global", "layers"])
 def test_cuts_add_up_to_the_share_of_the_dense_model(name: str) -> None:
     one = subject("dn_detr")
@@ -78,6 +79,7 @@ def test_cuts_add_up_to_the_share_of_the_dense_model(name: str) -> None:
         assert widths == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "stop"),
     [(GRID, "weight", 1), (GRID, "filter_l1", 2), (GRID, "weight", 3), ("dn_detr", "weight", 2)],

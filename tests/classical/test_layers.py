@@ -33,6 +33,7 @@ def test_the_last_of_encoder_and_decoder_leave_and_the_rest_is_a_detector_by_its
     assert farthest(one.answer(load(tmp_path / "slim.safetensors")), one.answer(slim)) == 0
 
 
+@pytest.mark.slow
 def test_least_damage_takes_what_the_answers_miss_least_one_after_another() -> None:
     one = subject("dn_detr")
     batches = one.batches(2)

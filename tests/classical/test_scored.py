@@ -11,6 +11,7 @@ from greedyprune.pruning.cutter import Cutter
 from ..helpers.engine import GRID, farthest, subject
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["basis", "taylor", "sensitivity_weight_unlabelled"])
 def test_every_one_cuts_convolutions_to_the_same_widths(name: str) -> None:
     one = subject("dn_detr")

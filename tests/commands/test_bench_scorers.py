@@ -69,6 +69,7 @@ def test_scorers_order_the_channels_of_the_backbone_each_its_own_way(measure) ->
     assert len(set(plain)) == len(plain)
 
 
+@pytest.mark.slow
 def test_any_widths_can_be_measured(measure) -> None:
     widths = {"encoder.0.ffn": 256, "boxes.0": 64, "queries": 40}
     written, _ = measure(f"--widths {json.dumps(widths).replace(' ', '')} --scorers magnitude")

@@ -28,6 +28,7 @@ def bench(request: pytest.FixtureRequest) -> SpeedBench:
     return SpeedBench(family_of(model), model.eval(), published_sites(model), batch)
 
 
+@pytest.mark.slow
 def test_both_ways_rank_candidates_alike_and_tell_them_apart(bench: SpeedBench) -> None:
     layers = layers_of(bench.sites)
     assert {part: len(found) for part, found in layers.items()} == {"encoder": 2, "decoder": 2}
@@ -69,6 +70,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--backbone", "small", "--device", "cpu", *size, "--candidates", "2"]
 
 
+@pytest.mark.slow
 def test_tables_and_the_file_say_the_same(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "speed" / "measured.json"
     assert main([*small, "--layer", "1", "--json", str(path)]) == 0

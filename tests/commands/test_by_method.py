@@ -47,6 +47,7 @@ def test_a_method_that_looks_at_no_images_needs_the_checkpoint_alone(dense: Path
     assert f"parameters that are not zero: {count:,}\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_method_that_looks_at_images_takes_them_from_the_data_set(dense: Path) -> None:
     words = ["--coco_path", str(dense.parent / "data"), "--calib_images", "4"]
     slim = call(dense, "--method", "basis:0.4", *words)

@@ -216,6 +216,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]
     return here, folder / "out"
 
 
+@pytest.mark.slow
 def test_the_model_that_a_search_has_saved_is_read_and_not_mended_again(
     searched: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +241,7 @@ def test_any_trial_is_made_again_by_its_number(number: int, searched: tuple[list
     assert evaluate(slim, data, latency_runs=0).accuracy["AP"] == pytest.approx(trials[number].full_map, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_the_searchs_any_more_is_not_taken_for_it(
     searched: tuple[list[str], Path], tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_zeros_stay_while_retraining_and_the_rest_moves(whole):
     assert any(not torch.equal(pruned[name], final[name]) for name in held)
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_with_the_same_numbers(whole, tmp_path, data, monkeypatch):
     train = running.retrained
     calls = []

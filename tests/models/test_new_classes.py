@@ -100,6 +100,7 @@ def test_kept_classes_are_answered_as_before_at_the_same_boxes(kind):
     assert torch.allclose(new.logits[..., [1, 3]], old.logits[..., [1, 0]], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_saved_opened_and_trained_like_any_other(kind, tmp_path):
     _, made = adapted(kind, SLIM)

@@ -61,6 +61,7 @@ def said(tmp_path_factory):
     return {case: (folder / f"{case}.txt").read_text() for case in CASES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "says"),
     [

@@ -163,6 +163,7 @@ def test_it_is_a_pure_function_whatever_the_room_and_whatever_is_cached(
         written.clear()
 
 
+@pytest.mark.slow
 def test_a_cut_backbone_is_mended_on_endless_images_to_the_same_bits_whatever_the_room() -> None:
     one = subject("deformable")
     widths = {"backbone.1.conv1": 24, "backbone.4.conv1": 72, "encoder.0.ffn": 10}

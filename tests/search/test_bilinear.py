@@ -61,6 +61,7 @@ def test_a_detector_with_other_sites_has_no_formula_for_all_of_them() -> None:
     assert CostModel(one.family, one.model, [attention, ffn], SIZE).formula("flops") is None
 
 
+@pytest.mark.slow
 def test_widths_of_yolov2_are_allocated_within_the_budget_by_what_they_really_cost() -> None:
     with torch.device("meta"):
         model = Darknet(load_cfg(ASSETS / "yolov2-voc.cfg")).eval()

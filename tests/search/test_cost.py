@@ -52,6 +52,7 @@ def check_costs(one: Subject, sites: Sequence[Site]) -> None:
     assert cost({}) == cost.dense == counted(one, one.model)
 
 
+@pytest.mark.slow
 def test_cost_by_widths_of_a_site_of_every_sort_is_that_of_the_slim_model() -> None:
     one = subject("dn_detr")
     check_costs(one, one.sorts())

@@ -45,6 +45,7 @@ def test_shares_of_the_sites_and_of_the_model_are_of_what_is_really_counted(
     assert saving.sites_share(share) * saving.sites == pytest.approx(saving.of_sites(widths))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dn_detr", pytest.param("deformable, refined", marks=pytest.mark.slow), GRID])
 def test_every_sort_of_site_is_timed_at_its_widths_and_the_model_is_as_before(
     kind: str, monkeypatch: pytest.MonkeyPatch
@@ -65,6 +66,7 @@ def test_every_sort_of_site_is_timed_at_its_widths_and_the_model_is_as_before(
     assert LatencyTable.of(table.stored()) == table
 
 
+@pytest.mark.slow
 def test_time_between_measured_widths_is_in_proportion(one: Subject) -> None:
     sites = [one.site(name) for name in ("encoder.0.ffn", "decoder.0.ffn")]
     table = {"encoder.0.ffn": ((8, 24, 40), (1.0, 2.0, 6.0)), "decoder.0.ffn": ((8, 40), (1.0, 3.0))}

@@ -98,6 +98,7 @@ def test_a_teacher_of_other_classes_is_refused_and_names_count_before_ids(names,
     assert line in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_training_with_a_teacher_brings_the_answers_nearer_to_its_own(tmp_path):
     data = write_data(tmp_path / "data")
     batch = pad_images([torch.randn(3, 48, 64) for _ in range(4)])

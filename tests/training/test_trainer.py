@@ -26,6 +26,7 @@ def test_training_lowers_the_loss(data, tmp_path):
     assert sum(values[-3:]) < 0.9 * sum(values[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_a_training_that_is_stopped_at_every_step_ends_with_the_same_weights(data, tmp_path, ema):
     options = {"epochs": 2, "ema": ema, "augment": "flips", "schedule": "cosine", "warmup_steps": 2, "eval_every": 1}
@@ -128,6 +129,7 @@ def test_other_ways_to_train_run_through(data, tmp_path, options):
     assert ("tgt_loss_ce" in records[0]) != bool(options.get("no_dn"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_zeros_are_kept_and_the_files_are_those_of_any_model(data, tmp_path, ema):
     def pruned():

@@ -107,6 +107,7 @@ def test_options_and_classes_come_along(saved):
     assert model.info.class_names == CLASS_NAMES
 
 
+@pytest.mark.slow
 def test_heads_that_the_file_holds_under_every_name_load_alike(folder, tmp_path):
     here = tmp_path / "all"
     here.mkdir()
