@@ -1,6 +1,5 @@
 """What people call: prune, evaluate, transplant, load and save, each in one call."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,12 +18,13 @@ from greedyprune.evaluation.predict import autocast
 from greedyprune.families import family_of, family_of_file
 from greedyprune.families.base import Family
 from greedyprune.files import file_hash
-from greedyprune.packed import Sizes, pack_file
+from greedyprune.packed import Sizes, write_packed
 from greedyprune.pruning import transplant as transplanting
 from greedyprune.pruning.bench import NOTHING
 from greedyprune.pruning.watcher import Unwatched
 from greedyprune.report.front import Front
 from greedyprune.report.result import SitesCost, Spent, Summary
+from greedyprune.search.allocation import FactsInMemory
 from greedyprune.search.options import LATER, SearchOptions
 from greedyprune.search.phases import SCHEDULES
 from greedyprune.search.search import Display, Search, best_trial, change_of, check_budget, check_trials
@@ -119,11 +119,7 @@ def save(model: nn.Module, path: str | Path, *, sparse: bool = False, half: bool
     if not sparse:
         family.save(model, path)
         return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        whole = Path(folder) / path.name
-        family.save(model, whole)
-        return pack_file(whole, path, half)
+    return write_packed(lambda whole: family.save(model, whole), path, half)
 
 
 def transplant(model: Model, kept: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -242,25 +238,9 @@ def remake(
     if trial is None:
         return family.slim(module, NOTHING)
     with autocast(next(module.parameters()).device, options.amp, in_place=True):
-        facts = StoredFacts(study.facts)
+        facts = FactsInMemory(dict(study.facts))
         workshop = open_workshop(family, module, sites, chosen, options, facts, resources or Resources())
         return family.slim(module, change_of(study.trials[trial], study.trials, workshop))
-
-
-@dataclass(frozen=True)
-class StoredFacts:
-    """The measurements of a study that is only read.
-
-    Attributes:
-        known: by name.
-    """
-
-    known: Mapping[str, Any]
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self.known)
-
-    def set_fact(self, key: str, value: Any) -> None: ...
 
 
 def _searched(

@@ -6,8 +6,9 @@ every reader of safetensors files reads a packed one, too. Nothing in it can bec
 
 import json
 import math
+import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,24 @@ def pack_file(source: Path, path: Path, half: bool = False) -> Sizes:
     content = safetensors.torch.save(entries, {**metadata, **about})
     atomic_write(path, content)
     return Sizes(len(dense), len(zlib.compress(dense)), len(content))
+
+
+def write_packed(write: Callable[[Path], None], path: Path, half: bool = False) -> Sizes:
+    """Have a safetensors file written beside `path`, and pack it there; see `pack_file`.
+
+    Args:
+        write: writes the file that is not packed.
+        path: where the packed one goes; its folder is made.
+        half: keep what is not zero as float16.
+
+    Raises:
+        UserError: a number is too large for float16.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        write(whole)
+        return pack_file(whole, path, half)
 
 
 def pack(tensors: Mapping[str, Tensor], half: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,29 +1,15 @@
 """`closed_form`: the least damage for the multiply-adds that stay, all sites weighed against each other."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from greedyprune.classical.base import Method, Pruned, Subject
 from greedyprune.errors import UserError
 from greedyprune.pruning.bench import Activations
 from greedyprune.pruning.cutter import Cutter
-from greedyprune.search.allocation import Allocation, least_widths
+from greedyprune.search.allocation import Allocation, FactsInMemory, least_widths
 from greedyprune.search.cost import CostModel
 from greedyprune.search.options import SearchOptions
 from greedyprune.search.saving import Saving
-
-
-@dataclass
-class _Known:
-    """Measurements in memory."""
-
-    known: dict[str, Any] = field(default_factory=dict)
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self.known)
-
-    def set_fact(self, key: str, value: Any) -> None:
-        self.known[key] = value
 
 
 @dataclass(frozen=True)
@@ -56,4 +42,4 @@ class Allocated(Method):
         cost = CostModel(subject.family, subject.model, subject.sites, size)
         scoring = Activations(subject.bench, batches, subject.memory, last_only=True)
         cutter = Cutter(subject.given, "basis", True)
-        return Allocation(scoring, cutter, Saving(cost, "flops"), SearchOptions(), _Known())
+        return Allocation(scoring, cutter, Saving(cost, "flops"), SearchOptions(), FactsInMemory())

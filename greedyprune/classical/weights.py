@@ -32,3 +32,8 @@ def weights_of(subject: Subject) -> dict[str, Tensor]:
 def nonzero(model: nn.Module) -> int:
     """Parameters that are not zero, each once."""
     return sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
+
+
+def has_zeros(model: nn.Module) -> bool:
+    """Whether any parameter is zero."""
+    return nonzero(model) < sum(parameter.numel() for parameter in model.parameters())

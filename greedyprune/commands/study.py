@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join([*again(), *(sys.argv[1:] if argv is None else argv)])
     folder.mkdir(parents=True, exist_ok=True)
     with Record.open(
-        str(folder / "study.db") if args.db is None else args.db, args.study, comparison.settings()
+        str(folder / "study.db") if args.db is None else args.db, args.study, comparison.settings
     ) as record:
         try:
             rows = comparison.run(arms, record)

@@ -1,18 +1,17 @@
 """What a detector takes beside its AP: parameters that are not zero, bytes of its file, and time."""
 
-import tempfile
 import zlib
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from greedyprune.classical.weights import nonzero
+from greedyprune.classical.weights import has_zeros
 from greedyprune.comparison.row import Sizes
 from greedyprune.evaluation.evaluate import describe_device
 from greedyprune.evaluation.profile import WHOLE, Latency, measure_latency
 from greedyprune.families.base import Family
-from greedyprune.packed import pack_file
+from greedyprune.packed import write_packed
 
 BATCHES = (1, 8)  # images at once, whose time is measured
 
@@ -25,16 +24,13 @@ def saved(family: Family, model: nn.Module, path: Path) -> Sizes:
         model: the detector.
         path: the file.
     """
+    if has_zeros(model):
+        sizes = write_packed(lambda whole: family.save(model, whole), path)
+        return Sizes(sizes.dense, sizes.zipped, sizes.packed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        whole = Path(folder) / path.name
-        family.save(model, whole)
-        if nonzero(model) == sum(parameter.numel() for parameter in model.parameters()):
-            content = whole.read_bytes()
-            whole.replace(path)
-            return Sizes(len(content), len(zlib.compress(content)), len(content))
-        sizes = pack_file(whole, path)
-    return Sizes(sizes.dense, sizes.zipped, sizes.packed)
+    family.save(model, path)
+    content = path.read_bytes()
+    return Sizes(len(content), len(zlib.compress(content)), len(content))
 
 
 def times(family: Family, model: nn.Module, size: tuple[int, int], runs: int, amp: str) -> dict[str, Latency]:

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
 from greedyprune.classical import Subject
-from greedyprune.classical.weights import nonzero
+from greedyprune.classical.weights import has_zeros, nonzero
 from greedyprune.comparison.arms import Arm
 from greedyprune.comparison.measure import saved, times
 from greedyprune.comparison.options import ComparisonOptions
@@ -81,6 +82,7 @@ class Comparison:
         batches, scoring = (DatasetBatches(data.train, ids, MEND_BATCH) for ids in (calibration, scored))
         self.subject = Subject(self.family, model, batches, scoring, seed=options.seed)
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the numbers, as JSON values; which arms there are does not."""
         return {
@@ -122,7 +124,7 @@ class Comparison:
                 f"{path} is missing or damaged; remove the study's database and folder, and repeat"
             ) from None
 
-    @property
+    @cached_property
     def pictured(self) -> list[int]:
         """The images that `found` is about."""
         return subset_ids(self.data.val.image_ids, self.options.eval_images, self.options.seed)[:PICTURES]
@@ -136,8 +138,7 @@ class Comparison:
         pruned, before = self._pruned(arm)
         after, model = None, pruned
         if options.retrain_epochs:
-            zeros = nonzero(pruned) < sum(parameter.numel() for parameter in pruned.parameters())
-            state = folder / "training"
+            zeros, state = has_zeros(pruned), folder / "training"
             model = retrained(pruned, self.model, self.data.augmented, options, zeros, state, self.num_workers)
             after = self._evaluated(model, arm.name)
         return self._row(arm.name, arm.method.name, arm.amount, model, before, after)
@@ -146,7 +147,7 @@ class Comparison:
         """The detector right after pruning and what it finds; read where an interrupted run left both."""
         folder = self._folder(arm.name)
         model_file, told = folder / _PRUNED, folder / _BEFORE
-        key = json.dumps(self.settings(), sort_keys=True)
+        key = json.dumps(self.settings, sort_keys=True)
         if told.exists() and model_file.exists():
             place = str(told)
             try:
@@ -176,9 +177,9 @@ class Comparison:
             metric=options.metric,
         )
         assert result.detections is not None
-        found = result.detections[result.detections.scores >= DRAWN]
-        rows = [row for row in found.rows() if row["image_id"] in set(self.pictured)]
-        atomic_write(self._folder(name) / _FOUND, json.dumps(rows))
+        found = result.detections
+        drawn = (found.scores >= DRAWN) & np.isin(found.image_ids, self.pictured)
+        atomic_write(self._folder(name) / _FOUND, json.dumps(found[drawn].rows()))
         return result
 
     def _row(
@@ -191,8 +192,7 @@ class Comparison:
         after: EvalResult | None,
     ) -> Row:
         sizes: Sizes = saved(self.family, model, self._folder(name) / _FINAL)
-        with torch.no_grad():
-            latency = times(self.family, model, before.image_size, self.options.latency_runs, self.options.amp)
+        latency = times(self.family, model, before.image_size, self.options.latency_runs, self.options.amp)
         return Row(name, method, amount, before, after, nonzero(model), sizes, latency)
 
     def _folder(self, name: str) -> Path:

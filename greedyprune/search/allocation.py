@@ -1,6 +1,7 @@
 """How much of every site is kept: the least damage for a cost."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from greedyprune.answer import Answer
@@ -23,6 +24,23 @@ class Facts(Protocol):
     def facts(self) -> dict[str, Any]: ...
 
     def set_fact(self, key: str, value: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class FactsInMemory:
+    """Measurements that nothing keeps.
+
+    Attributes:
+        known: by name, those that were read from a study among them.
+    """
+
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.known)
+
+    def set_fact(self, key: str, value: Any) -> None:
+        self.known[key] = value
 
 
 class Allocation:

@@ -49,7 +49,7 @@ def data(tmp_path_factory):
 
 def compared(folder, data, arms=ARMS, options=OPTIONS, study="comparison"):
     comparison = Comparison(small_model().eval(), data, options, folder)
-    with Record.open(str(folder / "study.db"), study, comparison.settings()) as record:
+    with Record.open(str(folder / "study.db"), study, comparison.settings) as record:
         return comparison, comparison.run(arms, record)
 
 
